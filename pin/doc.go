@@ -11,13 +11,13 @@
 //
 // # Life of an extent
 //
-//	            Pin                Release(gen >= Died)            callback returns
-//	  in use  ------->  pinned  -------------------------> releasing ------------> forgotten
-//	                       |      no reader in [Born, Died)   ^
-//	                       |                                  |
-//	                       +----------->  held  --------------+
-//	                        a reader in      the last such reader leaves
-//	                        [Born, Died)
+//	          Pin                Release(gen >= Died)            callback returns
+//	in use  ------->  pinned  -------------------------> releasing ------------> forgotten
+//	                     |      no reader in [Born, Died)   ^
+//	                     |                                  |
+//	                     +----------->  held  --------------+
+//	                      a reader in      the last such reader leaves
+//	                      [Born, Died)
 //
 // An extent is visible to views of the generations [Born, Died): Born is the
 // transaction that wrote it, Died the one that dropped it. A [Ticket] stands for

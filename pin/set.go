@@ -1,7 +1,9 @@
 package pin
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -70,8 +72,8 @@ type Set struct {
 	pinned  map[uint64][]*entry       // by Died
 	views   btree.Map[uint64, *view]  // live generations, each with its tickets and what it is the witness of
 	durable uint64                    // the highest generation released
-	changed chan struct{}             // closed, and replaced, when something came back or somebody left; nil: nobody listens
-	batches int                       // calls of Options.Release under way
+	changed chan struct{}             // closed, and replaced, when something came back or an asked reader left; nil: nobody listens
+	batches int                       // batches on their way: calls of Options.Release under way
 	asked   int                       // live tickets that have been asked
 	stats   Stats
 	groups  map[uint64]*[states]uint64 // bytes by block group
@@ -130,8 +132,9 @@ func (s *Set) Unseen(born, died uint64, fn func()) {
 		s.mu.Unlock()
 		return
 	}
-	b := s.startBatch()
+	b := new(batch)
 	s.holdOrRelease(e, b)
+	s.seal(b)
 	s.mu.Unlock()
 	s.finish(b)
 }
@@ -143,17 +146,18 @@ func (s *Set) Unseen(born, died uint64, fn func()) {
 func (s *Set) Release(gen uint64) {
 	s.mu.Lock()
 	s.durable = max(s.durable, gen)
-	b := s.startBatch()
-	for died, list := range s.pinned {
+	b := new(batch)
+	for _, died := range slices.Sorted(maps.Keys(s.pinned)) {
 		if died > gen {
-			continue
+			break
 		}
-		delete(s.pinned, died)
-		for _, e := range list {
+		for _, e := range s.pinned[died] {
 			s.holdOrRelease(e, b)
 		}
+		delete(s.pinned, died)
 	}
 	t := s.askIfOver()
+	s.seal(b)
 	s.mu.Unlock()
 	s.told(t)
 	s.finish(b)
@@ -163,12 +167,16 @@ func (s *Set) Release(gen uint64) {
 type batch struct {
 	entries []*entry // extents, state Releasing
 	fns     []func()
-	left    bool // a ticket left
 }
 
-func (s *Set) startBatch() *batch {
-	s.batches++
-	return new(batch)
+func (b *batch) empty() bool { return len(b.entries)+len(b.fns) == 0 }
+
+// seal makes a batch known to those who wait: something is on its way to free
+// space. Called with mu held; finish follows.
+func (s *Set) seal(b *batch) {
+	if !b.empty() {
+		s.batches++
+	}
 }
 
 // holdOrRelease gives e, whose Died is durable, to its witness, or to the batch
@@ -203,19 +211,17 @@ func (s *Set) witness(e *entry) (w *view) {
 	return w
 }
 
-// finish hands a batch over and forgets it. Called without mu.
+// finish hands a sealed batch over and forgets it. Called without mu.
 func (s *Set) finish(b *batch) {
+	if b.empty() {
+		return
+	}
 	if len(b.entries) > 0 {
 		out := make([]Extent, len(b.entries))
 		for i, e := range b.entries {
 			out[i] = e.Extent
 		}
-		slices.SortFunc(out, func(a, b Extent) int {
-			if a.Start < b.Start {
-				return -1
-			}
-			return 1
-		})
+		slices.SortFunc(out, func(a, b Extent) int { return cmp.Compare(a.Start, b.Start) })
 		s.opts.Release(out)
 	}
 	for _, fn := range b.fns {
@@ -230,9 +236,7 @@ func (s *Set) finish(b *batch) {
 		}
 	}
 	s.batches--
-	if b.left || len(b.entries)+len(b.fns) > 0 {
-		s.notify()
-	}
+	s.notify()
 }
 
 // forget drops an extent from the index. Called with mu held.

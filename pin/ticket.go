@@ -90,11 +90,7 @@ func (t *Ticket) Leave() {
 	}
 	t.left = true
 	s.stats.Tickets--
-	if t.asked.Load() {
-		s.asked--
-	}
-	b := s.startBatch()
-	b.left = true
+	b := new(batch)
 	v, _ := s.views.Get(t.gen)
 	v.remove(t)
 	if len(v.tickets) == 0 {
@@ -103,7 +99,14 @@ func (t *Ticket) Leave() {
 			s.holdOrRelease(e, b)
 		}
 	}
+	if t.asked.Load() {
+		s.asked--
+		if b.empty() {
+			s.notify() // those who wait may ask the next; else finish wakes them
+		}
+	}
 	next := s.askIfOver()
+	s.seal(b)
 	s.mu.Unlock()
 	s.told(next)
 	s.finish(b)
@@ -183,9 +186,9 @@ func (s *Set) AskOldest() bool {
 	return any
 }
 
-// Changed returns a channel that is closed when, from now on, a ticket has left
-// or something has gone back to free space (Options.Release having returned).
-// For an allocator: take it before looking for space.
+// Changed returns a channel that is closed when, from now on, something has gone
+// back to free space (Options.Release having returned) or a reader that was asked
+// to go has left. For an allocator: take it before looking for space.
 func (s *Set) Changed() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()
