@@ -1,0 +1,299 @@
+package oracle
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const imageSize = 128 << 20
+
+func image(t testing.TB, args ...string) string {
+	t.Helper()
+	img := filepath.Join(t.TempDir(), "a.img")
+	Mkfs(t, img, imageSize, args...)
+	return img
+}
+
+func writeFile(t testing.TB, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestGoodImagePasses(t *testing.T) {
+	img := image(t, "-n", "4096", "--csum", "xxhash")
+	Check(t, img)
+	CheckLowmem(t, img)
+}
+
+// TestDamagedData flips one byte of a file's data: btrfs check must refuse the image, a kernel mount must log it, and
+// both must end in a failed test.
+func TestDamagedData(t *testing.T) {
+	NeedRoot(t)
+	img := image(t)
+	pattern := bytes.Repeat([]byte("imgtool oracle! "), 8192)
+	m := Mount(t, img)
+	writeFile(t, m.Path("f"), pattern)
+	m.Unmount()
+	Check(t, img)
+
+	raw, err := os.ReadFile(img)
+	must(t, err)
+	at := bytes.Index(raw, pattern)
+	if at < 0 {
+		t.Fatal("the file's data is nowhere in the image")
+	}
+	f, err := os.OpenFile(img, os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte{pattern[5000] ^ 1}, int64(at+5000))
+	must(t, err)
+	must(t, f.Close())
+
+	if got := observe(func(tb testing.TB) { Check(tb, img) }); !got.failed || !strings.Contains(got.text.String(), "csum") {
+		t.Errorf("a flipped byte passed the check: %q", got.text.String())
+	}
+	CheckWith(t, CheckOptions{NoDataCsum: true}, img)
+
+	read := func(tb testing.TB, opts ...MountOption) *Mounted {
+		m := Mount(tb, img, opts...)
+		if _, err := os.ReadFile(m.Path("f")); !errors.Is(err, unix.EIO) {
+			tb.Errorf("reading the damaged file: %v", err)
+		}
+		m.Unmount()
+		return m
+	}
+	got := observe(func(tb testing.TB) { read(tb) })
+	if text := got.text.String(); !got.failed || !strings.Contains(text, "csum failed") || strings.Contains(text, "reading the") {
+		t.Errorf("failed=%v: %q", got.failed, text)
+	}
+	var seen []Message
+	got = observe(func(tb testing.TB) { seen = read(tb, AllowComplaints()).Complaints() })
+	if got.failed || len(seen) == 0 || !strings.Contains(seen[0].Text, "csum failed") {
+		t.Errorf("failed=%v, complaints %v: %q", got.failed, seen, got.text.String())
+	}
+}
+
+func TestNotAnImage(t *testing.T) {
+	NeedRoot(t)
+	img := filepath.Join(t.TempDir(), "zero.img")
+	must(t, blankFile(img, imageSize))
+	if err := CheckErr(t, CheckOptions{}, img); err == nil {
+		t.Error("zeros passed the check")
+	}
+	if m, err := TryMount(t, img); err == nil {
+		m.Unmount()
+		t.Error("zeros were mounted")
+	}
+	if got := observe(func(tb testing.TB) { Mount(tb, img) }); !got.failed {
+		t.Error("Mount of zeros did not fail its test")
+	}
+}
+
+func TestJudgeCheck(t *testing.T) {
+	const good = "[1/7] checking root items\nfound 147456 bytes used, no error found\n"
+	for _, c := range []struct {
+		name, out string
+		err       error
+		bad       bool
+	}{
+		{"clean", good, nil, false},
+		{"status", good, errors.New("exit status 1"), true},
+		{"no verdict", "Opening filesystem to check...\n", nil, true},
+		{"verdict", "found 1 bytes used, error(s) found\n", nil, true},
+		{"warning", "WARNING: minor unaligned/mismatch device size detected\n" + good, nil, true},
+		{"error", good + "ERROR: x\n", nil, true},
+	} {
+		if err := judgeCheck(c.out, c.err); (err != nil) != c.bad {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+}
+
+// TestMountGivesEverythingBack looks at mounts and loop devices after a test that ended by Fatalf with the mount still
+// in use.
+func TestMountGivesEverythingBack(t *testing.T) {
+	NeedRoot(t)
+	img := image(t)
+	var m *Mounted
+	release := make(chan struct{})
+	got := observe(func(tb testing.TB) {
+		m = Mount(tb, img)
+		f, err := os.Create(m.Path("open"))
+		must(tb, err)
+		go func() { // the first umount finds the mount busy
+			<-release
+			time.Sleep(20 * time.Millisecond)
+			_ = f.Close()
+		}()
+		close(release)
+		tb.Fatalf("the test's own failure")
+	})
+	if text := got.text.String(); strings.TrimSpace(text) != "the test's own failure" {
+		t.Errorf("cleaning up: %q", text)
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	must(t, err)
+	if strings.Contains(string(mounts), m.Dir) {
+		t.Errorf("%s is still mounted", m.Dir)
+	}
+	if b, err := os.ReadFile("/sys/block/" + m.Devices[0].Name() + "/loop/backing_file"); err == nil && strings.Contains(string(b), img) {
+		t.Errorf("%s still backs %s", img, m.Devices[0].Path)
+	}
+	if _, err := os.Stat(m.dir.root); !os.IsNotExist(err) {
+		t.Errorf("%s is still there (%v)", m.dir.root, err)
+	}
+	Check(t, img)
+}
+
+// TestSweep makes the leftovers of a killed process: a mounted directory whose lock nobody holds.
+func TestSweep(t *testing.T) {
+	NeedRoot(t)
+	img := image(t)
+	loop := Loop(t, img)
+	dir, err := newMountDir()
+	must(t, err)
+	Run(t, "mount", loop.Path, dir.mnt)
+	if sweep(); unix.Access(dir.mnt, unix.F_OK) != nil {
+		t.Fatal("sweep removed the directory of a living process")
+	}
+	must(t, dir.lock.Close())
+	if sweep(); unix.Access(dir.root, unix.F_OK) == nil {
+		must(t, unix.Unmount(dir.mnt, 0))
+		t.Error("sweep left the directory of a dead process")
+	}
+}
+
+func TestMultiDevice(t *testing.T) {
+	NeedRoot(t)
+	dir := t.TempDir()
+	imgs := []string{filepath.Join(dir, "1.img"), filepath.Join(dir, "2.img"), filepath.Join(dir, "3.img")}
+	MkfsMulti(t, imgs, 256<<20, "-m", "raid1", "-d", "raid0")
+	Check(t, imgs...)
+	m := Mount(t, imgs[0], WithDevices(imgs[1:]...))
+	writeFile(t, m.Path("f"), bytes.Repeat([]byte("x"), 1<<20))
+	m.KernelScrub()
+	m.Unmount()
+	Check(t, imgs...)
+	if err := CheckErr(t, CheckOptions{}, imgs[0]); err == nil {
+		t.Error("one device of three passed the check")
+	}
+}
+
+// TestKernelHelpers lets the kernel do one of everything and compares a received subvolume with its source.
+func TestKernelHelpers(t *testing.T) {
+	NeedRoot(t)
+	img := image(t)
+	m := Mount(t, img, Opts("noatime", "compress=zstd"))
+	m.KernelSubvolume("s")
+	writeFile(t, m.Path("s", "f"), bytes.Repeat([]byte("abc"), 10000))
+	m.KernelSnapshot("s", "r1", true)
+	writeFile(t, m.Path("s", "g"), []byte("more"))
+	m.KernelSnapshot("s", "r2", true)
+	must(t, os.Mkdir(m.Path("in"), 0o755))
+	m.KernelReceive("in", m.KernelSend("r1", ""))
+	m.KernelReceive("in", m.KernelSend("r2", "r1"))
+	writable := func(name string) string {
+		data, err := os.ReadFile(m.Path(name))
+		must(t, err)
+		return string(data)
+	}
+	if writable("r2/f") != writable("in/r2/f") || writable("in/r2/g") != "more" {
+		t.Error("the received snapshot differs from its source")
+	}
+	if err := m.KernelReceiveErr("in", []byte("not a stream")); err == nil {
+		t.Error("receive took a stream that is none")
+	}
+	m.KernelDelete("r1", "in/r1")
+	m.KernelBalance("-m")
+	m.KernelBalance("-s")
+	m.KernelBalance()
+	m.KernelSync()
+	if list := m.Btrfs("subvolume", "list", m.Dir); strings.Count(list, "\n") != 3 {
+		t.Errorf("subvolumes:\n%s", list)
+	}
+	m.Unmount()
+	Check(t, img)
+}
+
+// TestManifest compares the manifest of a small tree with one written by hand.
+func TestManifest(t *testing.T) {
+	NeedRoot(t)
+	m := Mount(t, image(t))
+	writeFile(t, m.Path("a"), []byte("hello"))
+	must(t, os.Chmod(m.Path("a"), 0o640|os.ModeSetuid))
+	must(t, os.Chown(m.Path("a"), 7, 8))
+	must(t, unix.Lsetxattr(m.Path("a"), "user.z", []byte{0, 255}, 0))
+	must(t, unix.Lsetxattr(m.Path("a"), "user.e", nil, 0))
+	must(t, os.Link(m.Path("a"), m.Path("a-b")))
+	must(t, os.Mkdir(m.Path("d"), 0o1777))
+	must(t, os.Chmod(m.Path("d"), 0o777|os.ModeSticky))
+	must(t, os.Symlink("../<t>", m.Path("d", "l\xff")))
+	must(t, os.Symlink("\xfe", m.Path("d", "m")))
+	must(t, unix.Mknod(m.Path("dev"), unix.S_IFBLK|0o600, int(unix.Mkdev(8, 300))))
+	must(t, unix.Mknod(m.Path("chr"), unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))))
+	must(t, unix.Mkfifo(m.Path("pipe"), 0o600))
+	must(t, unix.Mknod(m.Path("sock"), unix.S_IFSOCK|0o600, 0))
+	m.KernelSubvolume("sv")
+	m.KernelSubvolume("sv/nested")
+	writeFile(t, m.Path("sv", "f"), nil)
+	m.KernelSnapshot("sv", "sv2", false)
+	must(t, os.Truncate(m.Path("sv", "f"), 256<<20+1))
+
+	var names []string
+	must(t, filepath.WalkDir(m.Dir, func(p string, _ os.DirEntry, err error) error {
+		names = append(names, p)
+		return err
+	}))
+	for _, p := range names { // children before parents does not matter: setting times changes no other time
+		ts := []unix.Timespec{{Sec: 1, Nsec: 1}, {Sec: -2, Nsec: 999999999}}
+		if err := unix.UtimesNanoAt(unix.AT_FDCWD, p, ts, unix.AT_SYMLINK_NOFOLLOW); err != nil && p != m.Path("sv2", "nested") {
+			t.Fatal(err)
+		}
+	}
+	empty := hex.EncodeToString(sha256.New().Sum(nil))
+	hello := fmt.Sprintf("%x", sha256.Sum256([]byte("hello")))
+	x := `"xattrs":{"user.e":"","user.z":"AP8="},"sha256":"` + hello + `"}`
+	want := strings.Join([]string{
+		`{"path":".","type":"dir","mode":"0755","uid":0,"gid":0,"size":48,"mtime":-1000000001,"nlink":1,"ino":256}`,
+		`{"path":"a","type":"file","mode":"4640","uid":7,"gid":8,"size":5,"mtime":-1000000001,"nlink":2,"ino":257,` + x,
+		`{"path":"a-b","type":"file","mode":"4640","uid":7,"gid":8,"size":5,"mtime":-1000000001,"nlink":2,"ino":257,` + x,
+		`{"path":"chr","type":"char","mode":"0600","uid":0,"gid":0,"size":0,"mtime":-1000000001,"nlink":1,"ino":262,"rdev":"1:3"}`,
+		`{"path":"d","type":"dir","mode":"1777","uid":0,"gid":0,"size":6,"mtime":-1000000001,"nlink":1,"ino":258}`,
+		`{"path_b64":"ZC9s/w==","type":"symlink","mode":"0777","uid":0,"gid":0,"size":6,"mtime":-1000000001,"nlink":1,"ino":259,"target":"../<t>"}`,
+		`{"path":"d/m","type":"symlink","mode":"0777","uid":0,"gid":0,"size":1,"mtime":-1000000001,"nlink":1,"ino":260,"target_b64":"/g=="}`,
+		`{"path":"dev","type":"block","mode":"0600","uid":0,"gid":0,"size":0,"mtime":-1000000001,"nlink":1,"ino":261,"rdev":"8:300"}`,
+		`{"path":"pipe","type":"fifo","mode":"0600","uid":0,"gid":0,"size":0,"mtime":-1000000001,"nlink":1,"ino":263}`,
+		`{"path":"sock","type":"socket","mode":"0600","uid":0,"gid":0,"size":0,"mtime":-1000000001,"nlink":1,"ino":264}`,
+		`{"path":"sv","type":"dir","mode":"0755","uid":0,"gid":0,"size":14,"mtime":-1000000001,"nlink":1,"ino":256}`,
+		`{"path":"sv/f","type":"file","mode":"0644","uid":0,"gid":0,"size":268435457,"mtime":-1000000001,"nlink":1,"ino":258,"sparse_sha256":"` + empty + `"}`,
+		`{"path":"sv/nested","type":"dir","mode":"0755","uid":0,"gid":0,"size":0,"mtime":-1000000001,"nlink":1,"ino":256}`,
+		`{"path":"sv2","type":"dir","mode":"0755","uid":0,"gid":0,"size":14,"mtime":-1000000001,"nlink":1,"ino":256}`,
+		`{"path":"sv2/f","type":"file","mode":"0644","uid":0,"gid":0,"size":0,"mtime":-1000000001,"nlink":1,"ino":258,"sha256":"` + empty + `"}`,
+		`{"path":"sv2/nested","type":"dir","mode":"0755","uid":0,"gid":0,"size":0,"mtime":0,"nlink":1,"ino":2}`,
+	}, "\n") + "\n"
+	if d := ManifestDiff([]byte(want), m.ManifestOf("")); d != "" {
+		t.Error(d)
+	}
+	if d := ManifestDiff(m.ManifestOf("sv"), m.ManifestOf("sv2")); !strings.Contains(d, "sparse_sha256") {
+		t.Errorf("the difference between sv and sv2 is not shown: %q", d)
+	}
+	m.Unmount()
+}
