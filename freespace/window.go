@@ -132,12 +132,6 @@ func (w *window) usedBefore(at int) int {
 	return i*64 + 64 - bits.LeadingZeros64(word)
 }
 
-// overlap returns the first free run that meets [start, end).
-func (w *window) overlap(start, end int) (s, e int, ok bool) {
-	s, e, ok = w.nextRun(start)
-	return s, e, ok && s < end
-}
-
 // add frees [start, end), which is wholly used, and returns the run it has
 // become part of.
 func (w *window) add(start, end int) (runStart, runEnd int) {
