@@ -91,7 +91,7 @@ func (h *Head) setOp(op ExtentOp) {
 // refCounts maps references to counts that are not 0. A list, because nearly
 // every extent has one or two; beyond listMax an index stands beside it.
 type refCounts struct {
-	refs  []RefCount
+	refs   []RefCount
 	inline [2]RefCount
 	index  map[Ref]int // into refs; nil while that is short
 }
