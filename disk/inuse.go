@@ -38,11 +38,12 @@ func checkUsers(path string, st *syscall.Stat_t) error {
 		return err
 	}
 	for _, loop := range loops {
-		detach := "losetup -d " + loop.path
 		if user, remedy := deviceUser(loop.rdev, mounts); user != "" {
-			return busyError(path, fmt.Sprintf("it backs %s, %s", loop.path, user), remedy+" && "+detach)
+			return busyError(path, fmt.Sprintf("it backs %s, %s", loop.path, user), remedy+" && losetup -d "+loop.path)
 		}
-		return busyError(path, "it backs "+loop.path, detach)
+	}
+	if len(loops) > 0 {
+		return busyError(path, "it backs "+loops[0].path, "losetup -d "+loops[0].path)
 	}
 	return nil
 }
