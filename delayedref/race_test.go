@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -126,27 +127,47 @@ func TestRunWaitsForOthers(t *testing.T) {
 		first <- err
 	}()
 	<-inApply
-	stop, cancel := context.WithCancelCause(t.Context())
 	waited := make(chan error)
+	// wait returns when a runner waits for the others, or has not.
+	wait := func() {
+		for {
+			select {
+			case err := <-waited:
+				t.Fatalf("ended with %v while another was at work", err)
+			default:
+			}
+			s.mu.Lock()
+			waits := s.changed != nil
+			s.mu.Unlock()
+			if waits {
+				return
+			}
+			runtime.Gosched()
+		}
+	}
+	stop, cancel := context.WithCancelCause(t.Context())
 	go func() {
-		_, err := s.Run(stop, applierFunc(func(*Head) error { return nil }), -1)
+		_, err := s.Run(stop, nil, -1)
 		waited <- err
 	}()
+	wait()
 	cancel(errFault)
 	if err := <-waited; !errors.Is(err, errFault) {
-		t.Errorf("ended with %v while another was at work", err)
+		t.Errorf("cancelled: %v", err)
 	}
+	s.mu.Lock()
+	s.wake() // so that the next wait() sees the next runner
+	s.mu.Unlock()
 	var took []uint64
 	go func() {
 		_, err := s.Run(context.Background(), applierFunc(func(h *Head) error {
 			took = append(took, h.Bytenr>>14)
-			if h.Bytenr == 2<<14 {
-				close(proceed) // only now may the first end
-			}
+			close(proceed) // only now may the first end
 			return nil
 		}), -1)
 		waited <- err
 	}()
+	wait()
 	must(t, s.Drop(2<<14, 1<<14, fsTree, DropOptions{}))
 	must(t, <-waited)
 	must(t, <-first)

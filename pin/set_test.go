@@ -117,14 +117,14 @@ func TestReleasing(t *testing.T) {
 			t.Errorf("while releasing: %+v", st)
 		}
 		// Added, allocated and freed again, in part, by somebody quicker.
-		mustPin(t, s, Extent{Start: 16, Len: 8, Born: 2, Died: 2})
+		mustPin(t, s, Extent{Start: 8, Len: 8, Born: 2, Died: 2})
 		if st := s.Stats(); st.Releasing() != 32 || st.Pinned() != 8 {
 			t.Errorf("freed again: %+v", st)
 		}
 	}})
 	mustPin(t, s, Extent{Start: 8, Len: 32, Died: 1}, Extent{Start: 40, Len: 32, Died: 1})
 	s.Release(1)
-	if st := s.Stats(); st.Releasing() != 0 || st.Pinned() != 8 || !s.Pinned(16, 8) || s.Pinned(24, 100) {
+	if st := s.Stats(); st.Releasing() != 0 || st.Pinned() != 8 || !s.Pinned(8, 8) || s.Pinned(16, 100) {
 		t.Errorf("afterwards: %+v", st)
 	}
 	s.Release(2)
@@ -184,6 +184,30 @@ func TestMaxHeldAsksOldest(t *testing.T) {
 		t.Error("nothing is held, whom did it ask?")
 	}
 	idle.Leave()
+}
+
+// TestAskLooksThroughWitnesses: what a later view is the witness of is held back
+// by an earlier one as well.
+func TestAskLooksThroughWitnesses(t *testing.T) {
+	var c collector
+	s := New(Options{Release: c.release})
+	t1, t2, t4 := s.Enter(at(1)), s.Enter(at(2)), s.Enter(at(4))
+	mustPin(t, s, Extent{Start: 1, Len: 1, Born: 2, Died: 5}, Extent{Start: 2, Len: 1, Born: 4, Died: 5})
+	s.Release(5)
+	for _, want := range [][3]bool{{false, true, false}, {false, true, true}, {false, true, true}} {
+		if !s.AskOldest() {
+			t.Error("nobody to wait for")
+		}
+		if got := [3]bool{t1.Asked(), t2.Asked(), t4.Asked()}; got != want {
+			t.Errorf("asked %v, want %v", got, want)
+		}
+	}
+	t4.Leave()
+	c.want(t, 2)
+	t2.Leave()
+	c.want(t, 1)
+	t1.Leave()
+	c.want(t)
 }
 
 func TestWaitReleased(t *testing.T) {
