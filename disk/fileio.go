@@ -198,7 +198,7 @@ func (f *File) writeDirect(ctx context.Context, p []byte, off int64) (int, error
 // are.
 func (f *File) readEdges(buf []byte, first, at, end, last int64) error {
 	unit := int64(f.align.Offset)
-	if at != first || end < min(first+unit, last) {
+	if at != first {
 		if _, err := cutShort(f.f.ReadAt(buf[:unit], first)); err != nil {
 			return err
 		}

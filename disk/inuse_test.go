@@ -60,19 +60,62 @@ func attach(t *testing.T, path string, args ...string) string {
 	return loop
 }
 
-// needLoop skips where loop devices cannot be had.
+// needLoop skips where loop devices cannot be had, or fails where they must be: in CI.
 func needLoop(t *testing.T) {
 	t.Helper()
+	skip := func(why any) {
+		if os.Getenv("CI") == "true" || os.Getenv("IMGTOOL_ORACLE") == "required" {
+			t.Fatalf("must not be skipped in CI: %v", why)
+		}
+		t.Skip(why)
+	}
 	if os.Getuid() != 0 {
-		t.Skip("needs root")
+		skip("needs root")
 	}
 	for _, tool := range []string{"losetup", "mkfs.btrfs", "mount", "umount"} {
 		if _, err := exec.LookPath(tool); err != nil {
-			t.Skip(err)
+			skip(err)
 		}
 	}
 	if err := exec.Command("losetup", "-f").Run(); err != nil {
-		t.Skip("no loop device")
+		skip("no loop device")
+	}
+}
+
+// ramfs has no O_DIRECT: auto falls back with one warning, on is an error and leaves nothing behind.
+func TestDirectRefused(t *testing.T) {
+	needLoop(t)
+	mnt := t.TempDir()
+	command(t, "mount", "-t", "ramfs", "ramfs", mnt)
+	t.Cleanup(func() { command(t, "umount", mnt) })
+	path := filepath.Join(mnt, "image")
+	if _, err := Create(path, 8192, Options{Direct: DirectOn}); !errors.Is(err, unix.EINVAL) || !strings.Contains(err.Error(), "--direct") {
+		t.Errorf("on: %v", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("on has left its file: %v", err)
+	}
+	for _, open := range []func(o Options) (*File, error){
+		func(o Options) (*File, error) { return Create(path, 8192, o) },
+		func(o Options) (*File, error) { return Open(path, o) },
+	} {
+		var warnings []string
+		f, err := open(Options{Warn: func(m string) { warnings = append(warnings, m) }})
+		if err != nil || f.Direct() || len(warnings) != 1 || !strings.Contains(warnings[0], path) {
+			t.Fatalf("auto: %v, warnings %q", err, warnings)
+		}
+		if n, err := f.WriteAt(bg, []byte("hello"), 5000); n != 5 || err != nil {
+			t.Error(n, err)
+		}
+		f.Close()
+	}
+	if f, err := Open(path, Options{Direct: DirectOff, Warn: func(m string) { t.Errorf("off warns: %s", m) }}); err != nil {
+		t.Error(err)
+	} else {
+		f.Close()
+	}
+	if _, err := Open(path, Options{Direct: DirectOn}); !errors.Is(err, unix.EINVAL) {
+		t.Errorf("open on: %v", err)
 	}
 }
 
