@@ -31,7 +31,7 @@ fi
 heavy=
 if [ -n "${HEAVY:-}" ]; then
   # shellcheck disable=SC2086
-  heavy=$($GO list $HEAVY 2>/dev/null)
+  heavy=$(comm -12 <(sort -u <<<"$all") <($GO list -e $HEAVY 2>/dev/null | sort -u))
 fi
 light=$(comm -23 <(sort -u <<<"$all") <(sort -u <<<"$heavy"))
 
