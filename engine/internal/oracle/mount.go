@@ -45,6 +45,7 @@ type Mounted struct {
 	log  *kmsg
 	cfg  mountConfig
 	seen []Message
+	errs map[string]int64 // error counters when last looked at
 	done bool
 }
 
@@ -88,12 +89,13 @@ func TryMount(t testing.TB, img string, opts ...MountOption) (*Mounted, error) {
 		m.release()
 		return nil, fmt.Errorf("%w\nkernel:\n%s", err, lines(m.seen))
 	}
+	m.errs = errorCounters(m.Devices)
 	t.Cleanup(m.Unmount) // runs before the cleanup that detaches the devices
 	return m, nil
 }
 
 // Unmount unmounts, detaches the devices, and fails the test if the kernel logged anything of level warning or worse
-// about them since the mount, or any trace that mentions btrfs. Once it has returned, the image may be opened by
+// about them since the mount, any trace that mentions btrfs, or if an error counter of the devices has grown. Once it has returned, the image may be opened by
 // others. Unmounting twice does nothing.
 func (m *Mounted) Unmount() {
 	m.t.Helper()
@@ -101,6 +103,7 @@ func (m *Mounted) Unmount() {
 		return
 	}
 	m.done = true
+	m.count() // they go away with the mount
 	if err := unmount(m.Dir); err != nil {
 		m.t.Errorf("oracle: %v", err)
 	}
@@ -113,11 +116,12 @@ func (m *Mounted) Unmount() {
 	}
 }
 
-// Complaints returns what the kernel logged of level warning or worse since the mount, for use before and after
-// Unmount.
+// Complaints returns what the kernel logged of level warning or worse since the mount, and which error counters have
+// grown, for use before and after Unmount.
 func (m *Mounted) Complaints() []Message {
 	m.t.Helper()
 	if !m.done {
+		m.count()
 		m.collect()
 	}
 	return complaints(m.seen, m.names())
@@ -141,6 +145,13 @@ func (m *Mounted) collect() {
 		m.t.Errorf("oracle: %v", err)
 	}
 	m.seen = append(m.seen, more...)
+}
+
+// count adds to what was seen the error counters that have grown.
+func (m *Mounted) count() {
+	now := errorCounters(m.Devices)
+	m.seen = append(m.seen, grown(m.errs, now)...)
+	m.errs = now
 }
 
 func (m *Mounted) names() []string {

@@ -2,7 +2,9 @@ package oracle
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,13 +80,45 @@ func TestDamagedData(t *testing.T) {
 		return m
 	}
 	got := observe(func(tb testing.TB) { read(tb) })
-	if text := got.text.String(); !got.failed || !strings.Contains(text, "csum failed") || strings.Contains(text, "reading the") {
+	if text := got.text.String(); !got.failed || !strings.Contains(text, "corruption_errs") || strings.Contains(text, "reading the") {
 		t.Errorf("failed=%v: %q", got.failed, text)
 	}
 	var seen []Message
 	got = observe(func(tb testing.TB) { seen = read(tb, AllowComplaints()).Complaints() })
-	if got.failed || len(seen) == 0 || !strings.Contains(seen[0].Text, "csum failed") {
+	if got.failed || len(seen) == 0 || !strings.Contains(lines(seen), "corruption_errs") {
 		t.Errorf("failed=%v, complaints %v: %q", got.failed, seen, got.text.String())
+	}
+}
+
+// TestKernelLogIsSeen: a message about the device of a mount fails its test, one about another device does not, and
+// what the kernel says when it refuses a mount is in the error.
+func TestKernelLogIsSeen(t *testing.T) {
+	NeedRoot(t)
+	img := image(t)
+	say := func(tb testing.TB, level int, device string) {
+		log, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0)
+		must(tb, err)
+		_, err = fmt.Fprintf(log, "<%d>BTRFS warning (device %s): a test of imgtool says so\n", level, device)
+		must(tb, err)
+		must(tb, log.Close())
+	}
+	for _, c := range []struct {
+		level  int
+		device string
+		want   bool
+	}{{4, "", true}, {2, "", true}, {6, "", false}, {4, "loop999999", false}} {
+		got := observe(func(tb testing.TB) {
+			m := Mount(tb, img)
+			say(tb, c.level, cmp.Or(c.device, m.Devices[0].Name()))
+			m.Unmount()
+		})
+		if got.failed != c.want || c.want != strings.Contains(got.text.String(), "imgtool says so") {
+			t.Errorf("%+v: failed=%v: %q", c, got.failed, got.text.String())
+		}
+	}
+	_, err := TryMount(t, img, Opts("rescue=ibadroots")) // needs ro
+	if err == nil || !strings.Contains(err.Error(), "BTRFS error (device loop") {
+		t.Errorf("the kernel's words are not in the error: %v", err)
 	}
 }
 
@@ -117,6 +151,7 @@ func TestJudgeCheck(t *testing.T) {
 		{"verdict", "found 1 bytes used, error(s) found\n", nil, true},
 		{"warning", "WARNING: minor unaligned/mismatch device size detected\n" + good, nil, true},
 		{"error", good + "ERROR: x\n", nil, true},
+		{"another's device", "ERROR: cannot scan /dev/loop6: Input/output error\n" + good, nil, false},
 	} {
 		if err := judgeCheck(c.out, c.err); (err != nil) != c.bad {
 			t.Errorf("%s: %v", c.name, err)
