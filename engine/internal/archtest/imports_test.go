@@ -34,6 +34,7 @@ var layers = [][]string{
 	{"engine/mkfs"},
 	{"engine/send", "engine/receive"},
 	{"engine/sendstream"},
+	{"engine/subvol"},
 	{"engine/inode"},
 	{"engine/commitview"},
 	{"engine/txn"},
