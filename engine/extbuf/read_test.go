@@ -1,0 +1,273 @@
+package extbuf
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"imgtool/engine/fserr"
+	"imgtool/engine/ondisk"
+)
+
+func TestReadHitIsTheSameBuffer(t *testing.T) {
+	f := newFakeIO(1)
+	key := f.put(0, at(0), 7, ondisk.FSTree)
+	c := newTestCache(t, f)
+	want := Expect{Gen: 7, FirstKey: &key, Owner: ondisk.FSTree}
+	a, err := c.Read(t.Context(), at(0), want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := c.Read(t.Context(), at(0), want)
+	if err != nil || a != b || c.Lookup(at(0)) != a {
+		t.Fatalf("second read gave %p, first %p, err %v", b, a, err)
+	}
+	if !a.Written() || a.Generation() != 7 || a.Level() != 0 || a.Owner() != ondisk.FSTree || a.Dirty() {
+		t.Errorf("written=%v gen=%d level=%d owner=%d", a.Written(), a.Generation(), a.Level(), a.Owner())
+	}
+	for range 3 {
+		a.Release()
+	}
+	if st := c.Stats(); st.Hits != 1 || st.Misses != 1 || f.readCount(at(0)) != 1 {
+		t.Errorf("stats %+v", st)
+	}
+	if c.Lookup(at(1)) != nil {
+		t.Error("a block that was never read is in memory")
+	}
+}
+
+// Every way in which a copy can be bad, alone in a file system with one copy: the error says which. With two copies the
+// second one answers.
+func TestBadCopies(t *testing.T) {
+	other := testKey(at(3))
+	good := testKey(at(0))
+	resum := func(b ondisk.Block) { ondisk.CRC32C.SetBlockCsum(b) }
+	checkErr := fserr.Corruptf("leaf", 5, uint64(at(0)), "tree check says no")
+	for _, tc := range []struct {
+		name, msg string
+		bad       func(b ondisk.Block)
+		want      Expect
+		io        error
+		check     bool
+	}{
+		{name: "flipped bit", msg: "checksum verify failed", bad: func(b ondisk.Block) { b[2000] ^= 1 }},
+		{name: "zeros", msg: "bad tree block start, have 0", bad: func(b ondisk.Block) { clear(b) }},
+		{name: "other address", msg: "bad tree block start", bad: func(b ondisk.Block) { b.Header().SetBytenr(at(1)); resum(b) }},
+		{name: "other file system", msg: "bad fsid", bad: func(b ondisk.Block) { b.Header().SetFSID(ondisk.UUID{5}); resum(b) }},
+		{name: "level 200", msg: "invalid level, have 200", bad: func(b ondisk.Block) { b.Header().SetLevel(200); resum(b) }},
+		{name: "old generation", msg: "generation mismatch, have 6 expect 7", bad: func(b ondisk.Block) { b.Header().SetGeneration(6); resum(b) }},
+		{name: "level", msg: "level mismatch, have 1 expect 0", bad: func(b ondisk.Block) { b.Header().SetLevel(1); resum(b) }},
+		{name: "owner", msg: "owner mismatch, have 6 expect 5", bad: func(b ondisk.Block) { b.Header().SetOwner(6); resum(b) }},
+		{name: "first key", msg: "first key mismatch", bad: func(b ondisk.Block) { b.SetKey(0, other); resum(b) }},
+		{name: "empty", msg: "empty block", bad: func(b ondisk.Block) { b.SetNrItems(0); resum(b) }},
+		{name: "tree check", msg: "tree check says no", bad: func(b ondisk.Block) { b.Item(0)[7] = 0xEE; resum(b) }, check: true},
+		{name: "device", msg: "device says no", bad: func(ondisk.Block) {}, io: errDevice},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			for _, copies := range []int{1, 2, 3} {
+				f := newFakeIO(copies)
+				for i := range copies {
+					f.put(i, at(0), 7, ondisk.FSTree)
+				}
+				tc.bad(f.copies[0][at(0)])
+				f.onRead = func(_ ondisk.Logical, i int) error {
+					if i == 0 {
+						return tc.io
+					}
+					return nil
+				}
+				c := newTestCache(t, f, func(o *Options) {
+					o.Check = func(b ondisk.Block) error {
+						if tc.check && b.Item(0)[7] == 0xEE {
+							return checkErr
+						}
+						return nil
+					}
+				})
+				b, err := c.Read(t.Context(), at(0), Expect{Gen: 7, Owner: ondisk.FSTree, FirstKey: &good})
+				if st := c.Stats(); st.BadCopies != 1 {
+					t.Errorf("%d bad copies counted", st.BadCopies)
+				}
+				if copies > 1 {
+					if err != nil {
+						t.Fatalf("with %d copies: %v", copies, err)
+					}
+					if b.Block().Item(0)[7] == 0xEE || !ondisk.CRC32C.BlockCsumOK(b.Block()) {
+						t.Error("the bad copy was returned")
+					}
+					b.Release()
+					continue
+				}
+				if err == nil || !strings.Contains(err.Error(), tc.msg) {
+					t.Fatalf("error %v, want %q", err, tc.msg)
+				}
+				if tc.io == nil {
+					var k *fserr.Corrupt
+					if !errors.As(err, &k) || k.Block != uint64(at(0)) {
+						t.Errorf("no coordinates in %v", err)
+					}
+				} else if !errors.Is(err, errDevice) || errors.Is(err, fserr.ErrCorrupt) {
+					t.Errorf("a device's failure became %v", err)
+				}
+				if c.Lookup(at(0)) != nil {
+					t.Error("a bad block entered the cache")
+				}
+			}
+		})
+	}
+}
+
+func TestReadOfBadAddresses(t *testing.T) {
+	c := newTestCache(t, newFakeIO(2))
+	for _, addr := range []ondisk.Logical{0, testBase - 4096, testBase + 1, ^ondisk.Logical(0)} {
+		if _, err := c.Read(t.Context(), addr, Expect{}); !errors.Is(err, fserr.ErrCorrupt) {
+			t.Errorf("block %d: %v", addr, err)
+		}
+	}
+}
+
+// A block in memory is compared with the pointer too (I9); ReadUnchecked is the exception.
+func TestHitMismatch(t *testing.T) {
+	f := newFakeIO(1)
+	key := f.put(0, at(0), 7, ondisk.FSTree)
+	other := testKey(at(9))
+	c := newTestCache(t, f)
+	held, err := c.Read(t.Context(), at(0), Expect{Level: AnyLevel})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct {
+		want Expect
+		msg  string
+	}{
+		{Expect{Level: 1}, "level mismatch"}, {Expect{Gen: 8}, "generation mismatch"},
+		{Expect{Owner: 256}, "owner mismatch"}, {Expect{FirstKey: &other}, "first key mismatch"},
+		{Expect{Gen: 7, Owner: 5, FirstKey: &key}, ""},
+	} {
+		b, err := c.Read(t.Context(), at(0), tc.want)
+		if tc.msg == "" {
+			if err != nil {
+				t.Error(err)
+			} else {
+				b.Release()
+			}
+			continue
+		}
+		if !errors.Is(err, fserr.ErrCorrupt) || !strings.Contains(err.Error(), tc.msg) {
+			t.Errorf("%+v: %v", tc.want, err)
+		}
+	}
+	if n := c.Stats().Mismatches; n != 4 {
+		t.Errorf("%d mismatches counted", n)
+	}
+	b, err := c.ReadUnchecked(t.Context(), at(0))
+	if err != nil || b != held {
+		t.Errorf("unchecked: %p, %v", b, err)
+	}
+	b.Release()
+	held.Release()
+}
+
+// Many readers of one address that is not in memory cause one read, whoever comes first.
+func TestSingleFlight(t *testing.T) {
+	f := newFakeIO(1)
+	f.put(0, at(0), 7, ondisk.FSTree)
+	const readers = 16
+	entered := make(chan struct{})
+	release := make(chan struct{})
+	f.onRead = func(ondisk.Logical, int) error { close(entered); <-release; return nil } // a second read would panic
+	c := newTestCache(t, f)
+	var wg sync.WaitGroup
+	read := func() {
+		b, err := c.Read(context.Background(), at(0), Expect{Gen: 7})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		b.Release()
+	}
+	wg.Go(read)
+	<-entered
+	for range readers {
+		wg.Go(read)
+	}
+	close(release)
+	wg.Wait()
+	if n := f.readCount(at(0)); n != 1 {
+		t.Errorf("%d reads", n)
+	}
+}
+
+// The one who reads for others is cancelled, or expects something else: the others must not suffer.
+func TestFlightOfAnother(t *testing.T) {
+	for _, cancelled := range []bool{true, false} {
+		f := newFakeIO(1)
+		f.put(0, at(0), 7, ondisk.FSTree)
+		entered := make(chan struct{})
+		release := make(chan struct{})
+		var first atomic.Bool
+		f.onRead = func(ondisk.Logical, int) error {
+			if first.CompareAndSwap(false, true) {
+				close(entered)
+				<-release
+			}
+			return nil
+		}
+		c := newTestCache(t, f)
+		ctx, cancel := context.WithCancel(context.Background())
+		want := Expect{Gen: 7}
+		if !cancelled {
+			want.Gen = 8
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			_, err := c.Read(ctx, at(0), want)
+			if cancelled != errors.Is(err, context.Canceled) || cancelled == errors.Is(err, fserr.ErrCorrupt) {
+				t.Errorf("the first reader got %v", err)
+			}
+		})
+		<-entered
+		wg.Go(func() {
+			b, err := c.Read(context.Background(), at(0), Expect{Gen: 7})
+			if err != nil {
+				t.Errorf("the second reader got %v", err)
+				return
+			}
+			b.Release()
+		})
+		if cancelled {
+			cancel()
+		}
+		close(release)
+		wg.Wait()
+		cancel()
+	}
+}
+
+func TestPrefetch(t *testing.T) {
+	f := newFakeIO(1)
+	var wants []Want
+	for i := range 8 {
+		key := f.put(0, at(i), 7, ondisk.FSTree)
+		wants = append(wants, Want{at(i), Expect{Gen: 7, FirstKey: &key}})
+	}
+	wants = append(wants, Want{at(99), Expect{Gen: 7}}) // does not exist: nobody hears of it
+	c := newTestCache(t, f)
+	c.Prefetch(t.Context(), wants)
+	c.prefetch.wg.Wait()
+	for i := range 8 {
+		b := c.Lookup(at(i))
+		if b == nil {
+			t.Fatalf("block %d was not read", i)
+		}
+		b.Release()
+	}
+	c.Prefetch(t.Context(), wants[:8])
+	c.prefetch.wg.Wait()
+	if n := c.Stats().Misses; n != 9 {
+		t.Errorf("%d reads", n)
+	}
+}
