@@ -1,0 +1,145 @@
+package btree
+
+import (
+	"bytes"
+	"context"
+
+	"imgtool/engine/extbuf"
+	"imgtool/engine/fserr"
+	"imgtool/engine/ondisk"
+)
+
+// leafRef is where a reading descent ended: a leaf, read-locked and referenced, and what its keys are below.
+type leafRef struct {
+	buf     *extbuf.Buffer
+	bound   ondisk.Key // first key of what comes behind the leaf
+	bounded bool       // false: the leaf is the last one
+}
+
+func (l *leafRef) block() ondisk.Block { return l.buf.Block() }
+
+func (l *leafRef) release() {
+	l.buf.RUnlock()
+	l.buf.Release()
+}
+
+// readLeaf goes down to the leaf where key is or belongs.
+func (t *Tree) readLeaf(ctx context.Context, key *ondisk.Key) (l leafRef, err error) {
+	b, err := t.lockRoot(ctx, false)
+	if err != nil {
+		return l, err
+	}
+	for {
+		nb := b.Block()
+		if nb.IsLeaf() {
+			l.buf = b
+			return l, nil
+		}
+		slot := childSlot(nb, key)
+		if slot+1 < nb.NrItems() {
+			l.bound, l.bounded = nb.Key(slot+1), true
+		}
+		c, err := t.lockChild(ctx, nb, slot, false)
+		b.RUnlock()
+		b.Release()
+		if err != nil {
+			return l, err
+		}
+		b = c
+	}
+}
+
+// View calls fn with an item's bytes under the leaf's read lock. It returns fserr.ErrNotFound when there is none. fn
+// must neither keep nor change the bytes, nor touch a tree, nor block.
+func (t *Tree) View(ctx context.Context, key ondisk.Key, fn func(item []byte) error) error {
+	l, err := t.readLeaf(ctx, &key)
+	if err != nil {
+		return err
+	}
+	defer l.release()
+	slot, found := search(l.block(), &key)
+	if !found {
+		return fserr.ErrNotFound
+	}
+	return fn(l.block().Item(slot))
+}
+
+// Get returns a copy of an item, or fserr.ErrNotFound.
+func (t *Tree) Get(ctx context.Context, key ondisk.Key) ([]byte, error) {
+	return t.AppendItem(ctx, nil, key)
+}
+
+// AppendItem appends an item to buf, or returns buf and fserr.ErrNotFound.
+func (t *Tree) AppendItem(ctx context.Context, buf []byte, key ondisk.Key) ([]byte, error) {
+	l, err := t.readLeaf(ctx, &key)
+	if err != nil {
+		return buf, err
+	}
+	slot, found := search(l.block(), &key)
+	if !found {
+		l.release()
+		return buf, fserr.ErrNotFound
+	}
+	buf = append(buf, l.block().Item(slot)...)
+	if buf == nil {
+		buf = []byte{} // an item without data
+	}
+	l.release()
+	return buf, nil
+}
+
+// SeekGE returns the first item whose key is not below key; ok is false if there is none.
+func (t *Tree) SeekGE(ctx context.Context, key ondisk.Key) (k ondisk.Key, item []byte, ok bool, err error) {
+	l, slot, ok, err := t.leafGE(ctx, key)
+	if !ok {
+		return k, nil, false, err
+	}
+	k, item = l.block().Key(slot), bytes.Clone(l.block().Item(slot))
+	l.release()
+	return k, item, true, nil
+}
+
+// leafGE finds the first item whose key is not below key.
+func (t *Tree) leafGE(ctx context.Context, key ondisk.Key) (l leafRef, slot int, ok bool, err error) {
+	for {
+		if l, err = t.readLeaf(ctx, &key); err != nil {
+			return l, 0, false, err
+		}
+		if slot, _ = search(l.block(), &key); slot < l.block().NrItems() {
+			return l, slot, true, nil
+		}
+		l.release()
+		if !l.bounded {
+			return l, 0, false, nil
+		}
+		key = l.bound // above the old one, so this ends
+	}
+}
+
+// SeekLE returns the last item whose key is not above key; ok is false if there is none.
+func (t *Tree) SeekLE(ctx context.Context, key ondisk.Key) (k ondisk.Key, item []byte, ok bool, err error) {
+	l, slot, ok, err := t.leafLE(ctx, key)
+	if !ok {
+		return k, nil, false, err
+	}
+	k, item = l.block().Key(slot), bytes.Clone(l.block().Item(slot))
+	l.release()
+	return k, item, true, nil
+}
+
+// leafLE finds the last item whose key is not above key. Since key i of a node is the first key of child i, it is in
+// the leaf that the search leads to, or nowhere.
+func (t *Tree) leafLE(ctx context.Context, key ondisk.Key) (l leafRef, slot int, ok bool, err error) {
+	if l, err = t.readLeaf(ctx, &key); err != nil {
+		return l, 0, false, err
+	}
+	slot, found := search(l.block(), &key)
+	if !found {
+		slot--
+	}
+	if slot < 0 {
+		l.release()
+		return l, 0, false, nil
+	}
+	return l, slot, true, nil
+}
