@@ -15,6 +15,9 @@ const maxPasses = 64
 // written, no block group since its item was written, and no delayed ref or chunk is waiting.
 func (c *commitRun) fixpoint() error {
 	db := c.db
+	if err := c.cowRootTree(); err != nil {
+		return err
+	}
 	for c.pass = 1; ; c.pass++ {
 		if c.pass > maxPasses {
 			return fmt.Errorf("internal: the commit's fixpoint did not settle in %d passes", maxPasses)
@@ -44,6 +47,13 @@ func (c *commitRun) fixpoint() error {
 	return nil
 }
 
+// cowRootTree makes sure that the root tree's root is of this generation, as every reader of the super demands, even
+// when no root item changes.
+func (c *commitRun) cowRootTree() error {
+	key := c.db.system[ondisk.ExtentTree].Key
+	return c.db.rootTree.Update(c.ctx, c.h, key, func([]byte) error { return nil })
+}
+
 // switchRoots moves all commit roots to T at once and fixes T's super (I8); from here on T+1 may start.
 func (c *commitRun) switchRoots() error {
 	db, t := c.db, c.t
@@ -52,12 +62,15 @@ func (c *commitRun) switchRoots() error {
 	}
 	db.treesMu.Lock()
 	db.commitRootMu.Lock()
+	db.touchMu.Lock()
 	for _, r := range db.touched {
 		r.Tree.SwitchCommitRoot()
 		r.Tree.SetForceCOW(false)
 		r.touched = false
 	}
+	clear(db.touched)
 	db.touched = db.touched[:0]
+	db.touchMu.Unlock()
 	c.fillSuper()
 	db.switched.Store(uint64(t.gen))
 	db.commitRootMu.Unlock()
@@ -92,7 +105,11 @@ func (c *commitRun) fillSuper() {
 	sb.SetChunkRootGeneration(gen)
 	sb.SetLogRoot(0)
 	sb.SetLogRootLevel(0)
-	sb.SetCacheGeneration(0) // v1 caches are void, and with a free-space tree it is always 0
+	// A v1 cache is void as soon as the super does not name its generation; btrfs-progs writes the same two values.
+	sb.SetCacheGeneration(^uint64(0))
+	if db.features.FreeSpaceTree {
+		sb.SetCacheGeneration(0)
+	}
 	if db.roots[ondisk.UUIDTree] != nil {
 		sb.SetUUIDTreeGeneration(uint64(c.t.gen))
 	}

@@ -2,7 +2,6 @@ package txn
 
 import (
 	"context"
-	"errors"
 
 	"imgtool/engine/extent"
 	"imgtool/engine/fserr"
@@ -129,27 +128,22 @@ func (h *Handle) End(ctx context.Context) error {
 	return err
 }
 
-// settle does what may not be left to the commit: items of new chunks, and delayed refs beyond their bound. Only what
-// breaks the file system is an error here; space and cancellation are left to the commit.
+// settle does what may not be left to the commit: items of new chunks, and delayed refs beyond their bound. A failure
+// leaves the trees half changed, so it aborts; for the same reason the caller's cancellation does not reach in here.
 func (h *Handle) settle(ctx context.Context) error {
-	db := h.db
+	db, err := h.db, error(nil)
+	ctx = context.WithoutCancel(ctx)
 	if db.extents.ChunksPending() {
-		if err := db.extents.CreatePendingChunks(ctx, h); err != nil && !transient(err) {
-			db.Abort(err)
-			return err
-		}
+		err = db.extents.CreatePendingChunks(ctx, h)
 	}
-	if n := db.extents.DelayedRefs(); n > db.maxDelayed {
-		if err := db.extents.RunDelayedRefs(ctx, h, n/2); err != nil && !transient(err) {
-			db.Abort(err)
-			return err
-		}
+	if n := db.extents.DelayedRefs(); err == nil && n > db.maxDelayed {
+		err = db.extents.RunDelayedRefs(ctx, h, n/2)
+	}
+	if err != nil {
+		db.Abort(err)
+		return db.Err()
 	}
 	return nil
-}
-
-func transient(err error) bool {
-	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // EndAndCommit ends the handle, commits its transaction and waits until it is COMPLETED.

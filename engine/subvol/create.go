@@ -1,0 +1,85 @@
+package subvol
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"imgtool/engine/inode"
+	"imgtool/engine/mkfs"
+	"imgtool/engine/ondisk"
+	"imgtool/engine/txn"
+)
+
+// createItems is how many tree items the creation of a subvolume or snapshot touches at most: root item, two root
+// refs, two directory entries, the parent's inode, the UUID items, and the new tree's own.
+const createItems = 12
+
+// CreateOptions are the attributes of a new subvolume's root directory.
+type CreateOptions struct {
+	Mode     uint32 // permission bits; zero means 0755
+	UID, GID uint32
+}
+
+// Create makes an empty subvolume at p and returns its id. Errors: EEXIST, ENOENT, ENOSPC, EROFS for a read-only
+// parent. It is durable after the next commit.
+func (m *Manager) Create(ctx context.Context, p Place, o CreateOptions) (ondisk.TreeID, error) {
+	parent, err := m.trees(ctx, p.Tree)
+	if err != nil {
+		return 0, err
+	}
+	if err := m.checkWritable(ctx, p.Tree); err != nil {
+		return 0, err
+	}
+	unlock := parent.LockInodes(p.Dir)
+	defer unlock()
+	if err := parent.CheckNewName(ctx, p.Dir, p.Name); err != nil {
+		return 0, err
+	}
+	id, err := m.db.NextSubvolID()
+	if err != nil {
+		return 0, err
+	}
+	h, err := m.db.Start(ctx, createItems)
+	if err != nil {
+		return 0, err
+	}
+	err = m.create(context.WithoutCancel(ctx), h, parent, p, id, o)
+	if err != nil {
+		err = fmt.Errorf("create subvolume %s: %w", p.Name, err)
+		h.Abort(err)
+	}
+	return id, errors.Join(err, h.End(ctx))
+}
+
+func (m *Manager) create(ctx context.Context, h *txn.Handle, parent *inode.FileTree, p Place, id ondisk.TreeID, o CreateOptions) error {
+	now := ondisk.TimeOf(m.db.Now())
+	item := mkfs.RootItem(m.db.Cache().NodeSize())
+	item.Inode().SetFlags(ondisk.InodeRootInit)
+	item.SetRootDirID(ondisk.FirstFreeObjectID)
+	item.SetUUID(mkfs.NewUUID())
+	item.SetCTransID(h.Generation())
+	item.SetOTransID(h.Generation())
+	item.SetCTime(now)
+	item.SetOTime(now)
+	item.SetBytesUsed(0) // NewRoot counts the first leaf
+	root, err := m.db.NewRoot(ctx, h, id, *item)
+	if err != nil {
+		return err
+	}
+	mode := o.Mode
+	if mode == 0 {
+		mode = 0o755
+	}
+	if err := inode.InitRoot(ctx, h, root.Tree, inode.RootOptions{Mode: mode, UID: o.UID, GID: o.GID, Now: m.db.Now()}); err != nil {
+		return err
+	}
+	index, err := parent.AddSubvolEntryTx(ctx, h, p.Dir, p.Name, id)
+	if err != nil {
+		return err
+	}
+	if err := m.addRootRef(ctx, h, p, id, index); err != nil {
+		return err
+	}
+	return m.addUUID(ctx, h, item.UUID(), ondisk.UUIDKeySubvol, id)
+}

@@ -1,0 +1,168 @@
+package subvol
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"imgtool/engine/fserr"
+	"imgtool/engine/ondisk"
+	"imgtool/engine/txn"
+)
+
+func sortedIDs[V any](m map[ondisk.TreeID]V) []ondisk.TreeID {
+	return slices.SortedFunc(maps.Keys(m), cmp.Compare[ondisk.TreeID])
+}
+
+// checkWritable refuses a read-only subvolume.
+func (m *Manager) checkWritable(ctx context.Context, id ondisk.TreeID) error {
+	r, err := m.db.Root(ctx, id)
+	if err != nil {
+		return err
+	}
+	if it := r.Snapshot(); it.Flags()&ondisk.RootSubvolReadonly != 0 {
+		return fmt.Errorf("subvolume %d is read-only: %w", id, fserr.ErrReadOnly)
+	}
+	return nil
+}
+
+// Delete takes the subvolume with the given id out of its parent and leaves its tree to Drop (or Clean). Errors: EPERM
+// for the default subvolume, ENOTEMPTY for one that holds other subvolumes, EROFS, ENOENT.
+func (m *Manager) Delete(ctx context.Context, id ondisk.TreeID) error {
+	place, _, ok, err := m.backref(ctx, id)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("subvolume %d has no place in the tree and cannot be deleted: %w", id, fserr.ErrPerm)
+	}
+	if err := m.checkWritable(ctx, place.Tree); err != nil {
+		return err
+	}
+	parent, err := m.trees(ctx, place.Tree)
+	if err != nil {
+		return err
+	}
+	unlock := parent.LockInodes(place.Dir)
+	defer unlock()
+	root, err := m.db.Root(ctx, id)
+	if err != nil {
+		return err
+	}
+	if err := m.mayDelete(ctx, id); err != nil {
+		return err
+	}
+	h, err := m.db.StartFreeing(ctx, createItems)
+	if err != nil {
+		return err
+	}
+	wctx := context.WithoutCancel(ctx)
+	if err := parent.RemoveSubvolEntryTx(wctx, h, place.Dir, place.Name, id); err != nil {
+		if !errors.Is(err, fserr.ErrNotFound) {
+			h.Abort(err)
+		}
+		return errors.Join(fmt.Errorf("delete subvolume %d: %w", id, err), h.End(ctx))
+	}
+	if err := m.unlink(wctx, h, root, place.Tree); err != nil {
+		err = fmt.Errorf("delete subvolume %d: %w", id, err)
+		h.Abort(err)
+		return errors.Join(err, h.End(ctx))
+	}
+	return h.End(ctx)
+}
+
+// mayDelete refuses the default subvolume and one with subvolumes inside.
+func (m *Manager) mayDelete(ctx context.Context, id ondisk.TreeID) error {
+	def, err := m.Default(ctx)
+	if err != nil {
+		return err
+	}
+	if def == id {
+		return fmt.Errorf("subvolume %d is the default subvolume, set another one first: %w", id, fserr.ErrPerm)
+	}
+	first := ondisk.Key{ObjectID: ondisk.ObjectID(id), Type: ondisk.RootRefKey}
+	k, _, ok, err := m.db.RootTree().SeekGE(ctx, first)
+	if err != nil {
+		return err
+	}
+	if ok && k.ObjectID == first.ObjectID && k.Type == ondisk.RootRefKey {
+		return fmt.Errorf("subvolume %d holds subvolume %d, delete that first: %w", id, k.Offset, fserr.ErrNotEmpty)
+	}
+	return nil
+}
+
+// unlink makes the tree a dead one: no references, an orphan item, no UUID.
+func (m *Manager) unlink(ctx context.Context, h *txn.Handle, root *txn.Root, parent ondisk.TreeID) error {
+	id := root.ID()
+	if err := m.removeRootRef(ctx, h, parent, id); err != nil {
+		return err
+	}
+	root.Update(h, func(it *ondisk.RootItem) {
+		it.SetRefs(0)
+		it.SetFlags(it.Flags() | ondisk.RootSubvolDead)
+		it.SetDropProgress(ondisk.Key{})
+		it.SetDropLevel(0)
+	})
+	if err := m.db.RootTree().Put(ctx, h, orphanKey(id), nil); err != nil {
+		return err
+	}
+	it := root.Snapshot()
+	if err := m.removeUUID(ctx, h, it.UUID(), ondisk.UUIDKeySubvol, id); err != nil {
+		return err
+	}
+	return m.removeUUID(ctx, h, it.ReceivedUUID(), ondisk.UUIDKeyReceived, id)
+}
+
+// Clean drops every dead tree that an orphan item names: those deleted just now, and those whose deletion a crash or a
+// close interrupted.
+func (m *Manager) Clean(ctx context.Context) error {
+	ids, err := m.orphans(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := Drop(ctx, m.db, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// orphans lists the dead trees, and removes orphan items that name no tree.
+func (m *Manager) orphans(ctx context.Context) ([]ondisk.TreeID, error) {
+	var named, dead []ondisk.TreeID
+	first, last := orphanKey(0), orphanKey(^ondisk.TreeID(0))
+	err := m.db.RootTree().Scan(ctx, first, last, func(k ondisk.Key, _ []byte) (bool, error) {
+		named = append(named, ondisk.TreeID(k.Offset))
+		return true, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range named {
+		root, err := m.db.AnyRoot(ctx, id)
+		if errors.Is(err, fserr.ErrNotFound) {
+			err = m.removeOrphan(ctx, id)
+		} else if err == nil {
+			if it := root.Snapshot(); it.Refs() == 0 {
+				dead = append(dead, id)
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return dead, nil
+}
+
+func (m *Manager) removeOrphan(ctx context.Context, id ondisk.TreeID) error {
+	h, err := m.db.StartFreeing(ctx, 1)
+	if err != nil {
+		return err
+	}
+	err = m.db.RootTree().Delete(ctx, h, orphanKey(id))
+	return errors.Join(err, h.End(ctx))
+}

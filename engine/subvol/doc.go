@@ -1,0 +1,38 @@
+// Package subvol creates, snapshots, lists and deletes subvolumes.
+//
+// A subvolume is a file tree with a ROOT_ITEM in the root tree, a directory entry in its parent (DIR_ITEM and DIR_INDEX
+// whose location is the ROOT_ITEM's key), a ROOT_REF from the parent and a ROOT_BACKREF to it, and an item in the UUID
+// tree that maps its UUID to its id.
+//
+// A snapshot is made inside the commit, when no writer is left (a pending operation, Snapshot): the source's root block
+// is copied under the new id, everything below is shared. A deletion has two parts: Delete takes the entry and the
+// references away and leaves an orphan item; Drop then takes the tree apart, in many transactions if it must, and
+// survives crashes.
+package subvol
+
+import (
+	"context"
+
+	"imgtool/engine/inode"
+	"imgtool/engine/ondisk"
+	"imgtool/engine/txn"
+)
+
+// Manager does all that to the subvolumes of one open file system. It is safe for concurrent use.
+type Manager struct {
+	db    *txn.DB
+	trees func(ctx context.Context, id ondisk.TreeID) (*inode.FileTree, error)
+}
+
+// New returns a Manager. trees opens the file tree of a subvolume; the same id must always give the same *FileTree, for
+// its inode locks live there.
+func New(db *txn.DB, trees func(ctx context.Context, id ondisk.TreeID) (*inode.FileTree, error)) *Manager {
+	return &Manager{db: db, trees: trees}
+}
+
+// Place is where a subvolume stands or shall stand: a name in a directory of a subvolume.
+type Place struct {
+	Tree ondisk.TreeID
+	Dir  ondisk.ObjectID
+	Name string
+}
