@@ -26,14 +26,19 @@ func StreamCRC(crc uint32, b []byte) uint32 { return rawCRC32C(crc, b) }
 
 // ExtentDataRefHash is the offset of an EXTENT_DATA_REF key (fs/btrfs/extent-tree.c, hash_extent_data_ref).
 func ExtentDataRefHash(root TreeID, ino ObjectID, offset uint64) uint64 {
-	var b [8]byte
-	put64(b[:], uint64(root))
-	high := rawCRC32C(^uint32(0), b[:])
-	put64(b[:], uint64(ino))
-	low := rawCRC32C(^uint32(0), b[:])
-	put64(b[:], offset)
-	low = rawCRC32C(low, b[:])
+	high := rawCRC32CWord(^uint32(0), uint64(root))
+	low := rawCRC32CWord(rawCRC32CWord(^uint32(0), uint64(ino)), offset)
 	return uint64(high)<<31 ^ uint64(low)
+}
+
+// rawCRC32CWord is rawCRC32C of a little-endian number. It goes through the table byte by byte because a buffer
+// handed to crc32.Update is moved to the heap, and treecheck hashes every data backref of a block.
+func rawCRC32CWord(seed uint32, v uint64) uint32 {
+	for range 8 {
+		seed = castagnoli[byte(seed)^byte(v)] ^ seed>>8
+		v >>= 8
+	}
+	return seed
 }
 
 // CsumType numbers the checksum algorithm of a file system.
