@@ -1,0 +1,196 @@
+package extent
+
+import (
+	"context"
+	"fmt"
+
+	"imgtool/engine/btree"
+	"imgtool/engine/fserr"
+	"imgtool/engine/ondisk"
+)
+
+// ReserveKind says what a reservation of metadata is for.
+type ReserveKind uint8
+
+// The kinds.
+const (
+	ReserveNormal  ReserveKind = iota // leaves the global reserve alone
+	ReserveFreeing                    // for an operation that gives space back: may use most of the global reserve
+)
+
+// Reservation is a promise of space that nobody else gets until Release. The zero value promises nothing.
+type Reservation struct {
+	space *space
+	bytes uint64
+}
+
+// Bytes returns how much is promised.
+func (r Reservation) Bytes() uint64 { return r.bytes }
+
+// Release ends the promise. What was allocated meanwhile is accounted for by itself. Once only; the copies of a
+// Reservation are one promise.
+func (r Reservation) Release() {
+	if r.space == nil {
+		return
+	}
+	r.space.mu.Lock()
+	defer r.space.mu.Unlock()
+	if r.bytes > r.space.promised {
+		panic(fmt.Sprintf("extent: release of %d bytes, %d are promised: a reservation was released twice (I12)", r.bytes, r.space.promised))
+	}
+	r.space.promised -= r.bytes
+}
+
+// pathBlocks is how many tree blocks the change of one item may take: copies of a path through a tree of four levels,
+// and as many again for splits.
+const pathBlocks = 8
+
+// ItemBytes returns how much metadata the change of so many items may take.
+func (m *Manager) ItemBytes(items int) uint64 { return uint64(items) * pathBlocks * m.nodesize }
+
+// Reserve promises metadata for changes to items tree items. Before ENOSPC it has a commit give back pinned space, and
+// asks readers to let go of what they hold; so its caller holds no handle, no ticket and no lock. ENOSPC, or the
+// context's error, or the commit's.
+func (m *Manager) Reserve(ctx context.Context, kind ReserveKind, items int) (Reservation, error) {
+	if items <= 0 {
+		return Reservation{}, nil
+	}
+	n := m.ItemBytes(items)
+	return m.reserve(ctx, m.spaces[kindMetadata], n, func() uint64 { return m.metadataFor(kind) })
+}
+
+// ReserveData promises n bytes of data space, waiting for a commit as Reserve does. A writer takes it before its handle,
+// and releases it when AllocData has given it the space.
+func (m *Manager) ReserveData(ctx context.Context, n uint64) (Reservation, error) {
+	if n == 0 {
+		return Reservation{}, nil
+	}
+	return m.reserve(ctx, m.spaces[kindData], n, func() uint64 {
+		m.chunkMu.Lock()
+		defer m.chunkMu.Unlock()
+		sp := m.spaces[kindData]
+		return uint64(sp.size.Load()) + m.allocatable(sp)
+	})
+}
+
+// reclaimTries is how many commits a reservation waits for. Two, since the first may have begun before our own frees.
+const reclaimTries = 2
+
+// reserve promises n bytes of a space, of which limit tells the bytes that this caller may count on.
+func (m *Manager) reserve(ctx context.Context, sp *space, n uint64, limit func() uint64) (Reservation, error) {
+	tries := 0
+	for {
+		since := m.pin.Changed()
+		if sp.promise(n, limit()) {
+			return Reservation{sp, n}, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return Reservation{}, context.Cause(ctx)
+		}
+		if m.reclaim != nil && tries < reclaimTries && m.reclaimable(sp) {
+			tries++
+			if err := m.reclaim(ctx); err != nil {
+				return Reservation{}, err
+			}
+			continue
+		}
+		again, err := m.pin.WaitReleased(ctx, since)
+		if err != nil {
+			return Reservation{}, err
+		}
+		if !again {
+			break
+		}
+	}
+	return Reservation{}, fmt.Errorf("no %s space for %d bytes (%s): delete files or snapshots, or enlarge the image: %w",
+		ondisk.BGTypeName(kindFlags[sp.kind]), n, sp, fserr.ErrNoSpace)
+}
+
+func (s *space) promise(n, limit uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken()+s.promised+n > limit {
+		return false
+	}
+	s.promised += n
+	return true
+}
+
+// reclaimable reports whether a commit would give anything back.
+func (m *Manager) reclaimable(sp *space) bool {
+	return sp.pinned.Load() > 0 || sp.reserved.Load() > 0 || m.DelayedRefs() > 0
+}
+
+// metadataFor is how many bytes of metadata a kind of reservation may count on: the block groups, the chunks that can
+// still be made (overcommit), less the global reserve and what the queued delayed refs will need.
+func (m *Manager) metadataFor(kind ReserveKind) uint64 {
+	sp := m.spaces[kindMetadata]
+	m.chunkMu.Lock()
+	total := uint64(sp.size.Load()) + m.allocatable(sp)
+	m.chunkMu.Unlock()
+	keep := m.globalSize.Load()
+	if kind == ReserveFreeing {
+		keep /= 4
+	}
+	keep += m.queued()
+	return total - min(total, keep)
+}
+
+// queued is how much metadata the delayed refs that are queued may take beyond what the global reserve holds for every
+// block of the trees they change: the growth of the extent tree, some twenty items a node at its emptiest.
+func (m *Manager) queued() uint64 { return uint64(m.DelayedRefs()) * m.nodesize / 20 }
+
+// allocatable is how many bytes chunks of a kind could still give. Called with chunkMu held.
+func (m *Manager) allocatable(sp *space) (n uint64) {
+	flags := sp.profile()
+	if flags&ondisk.BGProfileMask&^ondisk.BGDup != 0 {
+		return 0
+	}
+	for _, d := range m.devices {
+		n += d.usable(copiesOf(flags))
+	}
+	return n
+}
+
+// metadataShort is by how much what is taken and promised of metadata exceeds its block groups: bytes that only a new
+// chunk can give. Called with chunkMu held, at times under tree-block locks.
+func (m *Manager) metadataShort() uint64 {
+	sp := m.spaces[kindMetadata]
+	sp.mu.Lock()
+	need := sp.taken() + sp.promised + m.globalSize.Load()
+	sp.mu.Unlock()
+	size := uint64(sp.size.Load())
+	return need - min(need, size)
+}
+
+// updateGlobalReserve sizes the global reserve: what a commit may have to copy of the trees that describe the others,
+// and again for their growth; at least what some deletions need, at most 512 MiB or a quarter of the metadata there is
+// (fs/btrfs/block-rsv.c, btrfs_update_global_block_rsv, has the tree sizes and the upper bound).
+func (m *Manager) updateGlobalReserve() {
+	need := uint64(0)
+	for _, t := range m.ownTrees() {
+		need += m.treeBytes(t)
+	}
+	size := uint64(m.spaces[kindMetadata].size.Load())
+	m.globalSize.Store(min(max(2*need, m.ItemBytes(20)), 512<<20, size/4))
+}
+
+// treeBytes estimates the size of a tree from its root: children of the root are taken as two thirds full.
+func (m *Manager) treeBytes(t *btree.Tree) uint64 {
+	root := t.CommitRootBuffer()
+	if root == nil {
+		return m.nodesize
+	}
+	b := root.Block()
+	blocks, fan := uint64(1), uint64(ondisk.MaxPtrs(int(m.nodesize))*2/3)
+	width := uint64(1)
+	for level := int(b.Level()); level > 0; level-- {
+		if level == int(b.Level()) {
+			width = uint64(b.NrItems())
+		} else {
+			width *= fan
+		}
+		blocks += width
+	}
+	return blocks * m.nodesize
+}
