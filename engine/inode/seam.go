@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"imgtool/engine/ondisk"
+	"imgtool/engine/volume"
 )
 
 // Txn is the proof of a live handle.
@@ -64,6 +65,8 @@ type Store interface {
 	CsumReader
 	// Start joins the running transaction with room for changes to that many items.
 	Start(ctx context.Context, items int) (Handle, error)
+	// StartFreeing is Start for an operation that gives space back.
+	StartFreeing(ctx context.Context, items int) (Handle, error)
 	// AllocData takes between min and max bytes (multiples of the sector size), near hint if that is not 0. Nothing is
 	// recorded until AddDataRef.
 	AllocData(ctx context.Context, tx Txn, min, max uint64, hint ondisk.Logical) (ondisk.Logical, uint64, error)
@@ -75,6 +78,6 @@ type Store interface {
 	DropDataRef(tx Txn, addr ondisk.Logical, n uint64, root ondisk.TreeID, ino ondisk.ObjectID, offset uint64) error
 	// AddCsums records the checksums of consecutive sectors from addr on.
 	AddCsums(ctx context.Context, tx Txn, addr ondisk.Logical, sums []byte) error
-	// WriteData writes p to every copy and returns when the device has it (not yet flushed).
-	WriteData(ctx context.Context, addr ondisk.Logical, p []byte) error
+	// WriteBatch writes to every copy and returns when the devices have the data (not yet flushed).
+	WriteBatch(ctx context.Context, ws []volume.Write) error
 }
