@@ -174,7 +174,7 @@ func firstKey(b ondisk.Block) ondisk.Key {
 
 // CopyRoot makes the root of a snapshot: the root is copied to a new block of newOwner, and all that it points to gets
 // a reference by newOwner. This tree then has LastSnapshot = T and ForceCOW set, before anybody can change it. The
-// caller releases the result; it is unlocked and dirty.
+// caller makes the tree with NewSnapshot and releases the result; it is unlocked and dirty.
 func (t *Tree) CopyRoot(ctx context.Context, tx Txn, newOwner ondisk.TreeID) (*extbuf.Buffer, error) {
 	b, err := t.lockRoot(ctx, true)
 	if err != nil {

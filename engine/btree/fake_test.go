@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"testing"
 
 	"imgtool/engine/extbuf"
 	"imgtool/engine/fserr"
@@ -194,9 +193,16 @@ type txn ondisk.Generation
 
 func (t txn) Generation() ondisk.Generation { return ondisk.Generation(t) }
 
+// failer is what testing.T and rapid.T have in common.
+type failer interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // world is an allocator, a cache and a device.
 type world struct {
-	tb    testing.TB
+	tb    failer
 	io    *memIO
 	cache *extbuf.Cache
 	alloc *fakeAlloc
@@ -204,7 +210,7 @@ type world struct {
 	trees []*Tree
 }
 
-func newWorld(tb testing.TB) *world {
+func newWorld(tb failer) *world {
 	w := &world{tb: tb, io: newMemIO(), alloc: newFakeAlloc(), gen: 10}
 	w.cache = extbuf.NewCache(extbuf.Options{IO: w.io, NodeSize: testNode, FSID: ondisk.UUID{1}, ChunkTreeUUID: ondisk.UUID{2}})
 	return w
@@ -229,8 +235,7 @@ func (w *world) snapshot(t *Tree, id ondisk.TreeID) *Tree {
 	if err != nil {
 		w.tb.Fatal(err)
 	}
-	s := NewWithRoot(w.config(id), b)
-	s.SetLastSnapshot(ondisk.Generation(w.gen))
+	s := NewSnapshot(w.config(id), b)
 	b.Release()
 	w.trees = append(w.trees, s)
 	return s

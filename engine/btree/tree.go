@@ -54,7 +54,16 @@ func NewEmpty(ctx context.Context, cfg Config, tx Txn) (*Tree, error) {
 	return t, nil
 }
 
-// NewWithRoot makes a tree of which root is the current root, as mkfs and CopyRoot made it; the tree takes a reference
+// NewSnapshot makes the tree of a snapshot whose root CopyRoot has made. Its blocks below the root are the source's, many
+// of them perhaps of this transaction, so the snapshot begins with LastSnapshot = T and ForceCOW set, as the source goes on.
+func NewSnapshot(cfg Config, root *extbuf.Buffer) *Tree {
+	t := NewWithRoot(cfg, root)
+	t.lastSnapshot.Store(uint64(root.Generation()))
+	t.forceCOW.Store(true)
+	return t
+}
+
+// NewWithRoot makes a tree of which root is the current root, made by hand as mkfs does it; the tree takes a reference
 // of its own. There is no commit root until SwitchCommitRoot.
 func NewWithRoot(cfg Config, root *extbuf.Buffer) *Tree {
 	t := &Tree{cfg: cfg, addr: root.Addr(), gen: root.Generation(), level: root.Level()}
