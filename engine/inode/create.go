@@ -146,15 +146,15 @@ func (o *op) insertInode(ctx context.Context, ino, parent ondisk.ObjectID, index
 	it := ondisk.AsInodeItem(buf)
 	o.fillInode(it, n)
 	var few [3]Item
-	items := append(few[:0], Item{inodeKey(ino), buf[:ondisk.InodeItemSize:ondisk.InodeItemSize]},
-		Item{typeKey(ino, ondisk.InodeRefKey, uint64(parent)), buf[ondisk.InodeItemSize:]})
+	items := append(few[:0], Item{Key: inodeKey(ino), Data: buf[:ondisk.InodeItemSize:ondisk.InodeItemSize]},
+		Item{Key: typeKey(ino, ondisk.InodeRefKey, uint64(parent)), Data: buf[ondisk.InodeItemSize:]})
 	if len(n.Xattrs) > 0 {
 		items = append(items, o.xattrItems(ino, n.Xattrs)...)
 	}
 	if n.link != "" {
 		it.SetSize(uint64(len(n.link)))
 		it.SetNBytes(uint64(len(n.link)))
-		items = append(items, Item{typeKey(ino, ondisk.ExtentDataKey, 0), o.inlineItem([]byte(n.link))})
+		items = append(items, Item{Key: typeKey(ino, ondisk.ExtentDataKey, 0), Data: o.inlineItem([]byte(n.link))})
 	}
 	if err := o.t.tree.InsertBatch(ctx, o.tx, items); err != nil {
 		return fmt.Errorf("new inode %d of tree %v: %w", ino, o.t.id, err)

@@ -150,25 +150,6 @@ func (o *op) dropRef(ctx context.Context, ino, parent ondisk.ObjectID, name []by
 	return 0, o.t.corrupt(ino, "has no reference for its name %q in directory %d", name, parent)
 }
 
-// refIndex looks up the index of a name of the inode.
-func (r *Reader) refIndex(ctx context.Context, ino, parent ondisk.ObjectID, name []byte) (uint64, error) {
-	for _, key := range []ondisk.Key{typeKey(ino, ondisk.InodeRefKey, uint64(parent)), extrefKey(ino, parent, name)} {
-		var at ondisk.NameRef
-		found := false
-		err := r.src.View(ctx, key, func(item []byte) error {
-			at, found = findRef(key, item, parent, name)
-			return nil
-		})
-		if err != nil && !errors.Is(err, fserr.ErrNotFound) {
-			return 0, r.at(ino, err)
-		}
-		if found {
-			return at.Index, nil
-		}
-	}
-	return 0, r.corrupt(ino, "has no reference for its name %q in directory %d", name, parent)
-}
-
 // findRef finds a name in an INODE_REF or INODE_EXTREF item.
 func findRef(key ondisk.Key, item []byte, parent ondisk.ObjectID, name []byte) (at ondisk.NameRef, found bool) {
 	match := func(n ondisk.NameRef) bool {

@@ -92,8 +92,3 @@ func inlineConflict(exts []Extent, start, end uint64) bool {
 	}
 	return false
 }
-
-// items is a bound on the tree items that the plan changes.
-func (p *dropPlan) items() int {
-	return len(p.deletes) + len(p.shorten) + 2*len(p.move) + len(p.inserts)
-}

@@ -3,18 +3,16 @@ package inode
 import (
 	"context"
 
+	"imgtool/engine/btree"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/volume"
 )
 
 // Txn is the proof of a live handle.
-type Txn interface{ Generation() ondisk.Generation }
+type Txn = btree.Txn
 
 // Item is a key with its data, for batches of insertions.
-type Item struct {
-	Key  ondisk.Key
-	Data []byte
-}
+type Item = btree.Item
 
 // Handle is one operation's share in the running transaction.
 type Handle interface {
@@ -51,6 +49,8 @@ type DataIO interface {
 	// ReadCopy fills p from one copy, counted from 0.
 	ReadCopy(ctx context.Context, addr ondisk.Logical, p []byte, copy int) error
 }
+
+var _ Tree = (*btree.Tree)(nil)
 
 // CsumReader looks up data checksums.
 type CsumReader interface {

@@ -30,7 +30,7 @@ func (t *FileTree) WriteAt(ctx context.Context, ino ondisk.ObjectID, p []byte, o
 	for n < len(p) {
 		at := uint64(off) + uint64(n)
 		m := min(uint64(len(p)-n), writeChunk-at%writeChunk)
-		if err := t.writeAt(ctx, ino, p[n:n+int(m)], at); err != nil {
+		if err := t.writeAt(ctx, ino, p[n:n+int(m)], at, false); err != nil {
 			return n, err
 		}
 		n += int(m)
@@ -38,8 +38,9 @@ func (t *FileTree) WriteAt(ctx context.Context, ino ondisk.ObjectID, p []byte, o
 	return n, nil
 }
 
-// writeAt is one operation of WriteAt, under the inode's lock.
-func (t *FileTree) writeAt(ctx context.Context, ino ondisk.ObjectID, p []byte, off uint64) error {
+// writeAt is one operation of WriteAt, under the inode's lock. spare says that the capacity of p behind its length is the
+// caller's to be written over, up to the end of a sector, which saves a copy at the end of a file.
+func (t *FileTree) writeAt(ctx context.Context, ino ondisk.ObjectID, p []byte, off uint64, spare bool) error {
 	it, err := t.Inode(ctx, ino)
 	if err != nil {
 		return err
@@ -56,6 +57,10 @@ func (t *FileTree) writeAt(ctx context.Context, ino ondisk.ObjectID, p []byte, o
 	}
 	if err := t.settleEOF(ctx, ino, &it, off); err != nil {
 		return err
+	}
+	if n := uint64(len(p)); spare && off%sectorSize == 0 && off+n >= it.Size() && uint64(cap(p)) >= alignUp(n) {
+		p = p[:alignUp(n)]
+		clear(p[n:])
 	}
 	return t.writeSectors(ctx, ino, &it, p, off, size)
 }

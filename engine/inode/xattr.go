@@ -110,7 +110,7 @@ func (o *op) xattrEntry(name string, value []byte) []byte {
 func (o *op) xattrItems(ino ondisk.ObjectID, xs []Xattr) []Item {
 	items := make([]Item, 0, len(xs))
 	for _, x := range xs {
-		items = append(items, Item{xattrKey(ino, x.Name), o.xattrEntry(x.Name, x.Value)})
+		items = append(items, Item{Key: xattrKey(ino, x.Name), Data: o.xattrEntry(x.Name, x.Value)})
 	}
 	slices.SortStableFunc(items, func(a, b Item) int { return cmp.Compare(a.Key.Offset, b.Key.Offset) })
 	out := items[:1]
