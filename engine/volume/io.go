@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"slices"
 
 	"imgtool/disk"
@@ -25,19 +26,36 @@ func (v *Volume) ReadCopy(ctx context.Context, l ondisk.Logical, p []byte, copy 
 	if pc.n == len(p) {
 		// The usual case, without a list.
 		_, err := dev.dev.ReadAt(ctx, p, int64(pc.phys))
-		return err
+		return readError(dev.dev, int64(pc.phys), len(p), err)
 	}
 	var reqs []disk.Request
 	for {
 		reqs = append(reqs, disk.Request{Dev: dev.dev, Op: disk.OpRead, Buf: p[:pc.n], Off: int64(pc.phys)})
 		l, p = l+ondisk.Logical(pc.n), p[pc.n:]
 		if len(p) == 0 {
-			return disk.Do(ctx, v.depth, reqs)
+			break
 		}
 		if dev, pc, err = v.locate(l, len(p), copy); err != nil {
 			return err
 		}
 	}
+	err = disk.Do(ctx, v.depth, reqs)
+	for i := range reqs {
+		if r := &reqs[i]; r.Err != nil {
+			return readError(r.Dev, r.Off, len(r.Buf), r.Err)
+		}
+	}
+	return err
+}
+
+// readError gives a read past the end, which devices report as a plain io.EOF, its place. A device is shorter than its
+// chunks when an image was cut.
+func readError(dev disk.Device, off int64, n int, err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return &disk.Error{Op: disk.OpRead, Device: dev.Name(), Off: off, Len: int64(n),
+			Err: fmt.Errorf("past the end, at %d: was the image cut? %w", dev.Size(), io.ErrUnexpectedEOF)}
+	}
+	return err
 }
 
 // locate finds the place of one copy of the first bytes of [l, l+n).
