@@ -85,6 +85,9 @@ func (p *printer) superIdentity(sb *ondisk.SuperBlock) {
 	size, name, verdict := ondisk.CsumSize, "INVALID", "[UNKNOWN CSUM TYPE OR SIZE]"
 	if t.Valid() {
 		size, name, verdict = t.Size(), t.String(), match(sb.CsumOK())
+		if t == ondisk.Blake2b {
+			name = "blake2b" // mkfs.btrfs calls it blake2
+		}
 	}
 	p.field("csum_type", "%d (%s)", sb.CsumType(), name)
 	p.field("csum_size", "%d", size)
