@@ -17,7 +17,7 @@ import (
 // side by side. A new chunk is made in memory when nothing is left; ENOSPC when that is impossible, which reservations
 // are there to prevent. The address is a multiple of the node size, and chunks begin at multiples of 64 KiB, so no
 // block crosses a stripe.
-func (m *Manager) AllocTreeBlock(ctx context.Context, tx btree.Txn, r btree.AllocReq) (ondisk.Logical, error) {
+func (m *Manager) AllocTreeBlock(ctx context.Context, _ btree.Txn, r btree.AllocReq) (ondisk.Logical, error) {
 	sp := m.spaces[kindMetadata]
 	if r.Owner == ondisk.ChunkTree {
 		sp = m.spaces[kindSystem]
@@ -37,9 +37,6 @@ func (m *Manager) AllocTreeBlock(ctx context.Context, tx btree.Txn, r btree.Allo
 	err = m.refs.Load().Add(addr, m.nodesize, ref, delayedref.AddOptions{New: true, Owner: uint64(r.Owner), Op: &op})
 	if err != nil {
 		return 0, err
-	}
-	if m.tracer != nil {
-		m.tracer.Trace(trace.Event{Kind: trace.BlockAllocated, Gen: uint64(tx.Generation()), Root: uint64(r.Owner), Bytenr: addr})
 	}
 	return ondisk.Logical(addr), nil
 }

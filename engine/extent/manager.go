@@ -116,7 +116,7 @@ func New(o Options) *Manager {
 		fstDirty: map[*group]struct{}{},
 	}
 	for k := range m.spaces {
-		m.spaces[k] = &space{kind: k}
+		m.spaces[k] = &space{kind: k, first: kindFlags[k]}
 	}
 	m.refs.Store(delayedref.NewSet())
 	m.gen.Store(uint64(o.Super.Generation()))

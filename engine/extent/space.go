@@ -13,7 +13,8 @@ import (
 // space is what all block groups of one kind have together. The atomic counters are sums of the groups'; each changes
 // with its group, under that group's lock, so a reader sees figures that are at most one change apart.
 type space struct {
-	kind int
+	kind  int
+	first uint64 // type and profile of a chunk that has no other to follow
 
 	size     atomic.Int64 // bytes of the groups, less those of superblock stripes
 	used     atomic.Int64
@@ -78,7 +79,7 @@ func (s *space) order(hint uint64) []*group {
 func (s *space) profile() uint64 {
 	gs := s.list()
 	if len(gs) == 0 {
-		return kindFlags[s.kind]
+		return s.first
 	}
 	return gs[len(gs)-1].flags & (ondisk.BGTypeMask | ondisk.BGProfileMask)
 }
