@@ -115,6 +115,9 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 	}
 	fs := &FS{name: devs[0].Name(), devs: devs, volume: vol, pool: disk.NewPool(), trees: map[ondisk.TreeID]*openTree{}}
 	check := treecheck.FromSuper(&sb)
+	if !o.readOnly() {
+		check.MaxGeneration = 0 // generations grow from here on
+	}
 	fs.cache = extbuf.NewCache(extbuf.Options{
 		IO: vol, NodeSize: int(sb.NodeSize()), Csum: sb.Checksum(), FSID: sb.MetadataFSID(), ChunkTreeUUID: chunkUUID,
 		Limit: o.CacheBytes, Tracer: o.Tracer, Pool: fs.pool,

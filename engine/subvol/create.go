@@ -28,12 +28,9 @@ func (m *Manager) Create(ctx context.Context, p Place, o CreateOptions) (ondisk.
 	if err != nil {
 		return 0, err
 	}
-	if err := m.checkWritable(ctx, p.Tree); err != nil {
-		return 0, err
-	}
 	unlock := parent.LockInodes(p.Dir)
 	defer unlock()
-	if err := parent.CheckNewName(ctx, p.Dir, p.Name); err != nil {
+	if err := parent.CheckNewEntry(ctx, p.Dir, p.Name); err != nil {
 		return 0, err
 	}
 	id, err := m.db.NextSubvolID()
@@ -71,10 +68,11 @@ func (m *Manager) create(ctx context.Context, h *txn.Handle, parent *inode.FileT
 	if mode == 0 {
 		mode = 0o755
 	}
-	if err := inode.InitRoot(ctx, h, root.Tree, inode.RootOptions{Mode: mode, UID: o.UID, GID: o.GID, Now: m.db.Now()}); err != nil {
+	attr := inode.Attr{Mode: mode, UID: o.UID, GID: o.GID}
+	if err := inode.InitRoot(ctx, h, parent.Config(), root.Tree, attr); err != nil {
 		return err
 	}
-	index, err := parent.AddSubvolEntryTx(ctx, h, p.Dir, p.Name, id)
+	index, err := parent.AddSubvolEntry(ctx, h, p.Dir, p.Name, id)
 	if err != nil {
 		return err
 	}

@@ -1,50 +1,31 @@
 package subvol
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/txn"
 )
 
-func sortedIDs[V any](m map[ondisk.TreeID]V) []ondisk.TreeID {
-	return slices.SortedFunc(maps.Keys(m), cmp.Compare[ondisk.TreeID])
-}
-
-// checkWritable refuses a read-only subvolume.
-func (m *Manager) checkWritable(ctx context.Context, id ondisk.TreeID) error {
-	r, err := m.db.Root(ctx, id)
-	if err != nil {
-		return err
-	}
-	if it := r.Snapshot(); it.Flags()&ondisk.RootSubvolReadonly != 0 {
-		return fmt.Errorf("subvolume %d is read-only: %w", id, fserr.ErrReadOnly)
-	}
-	return nil
-}
-
 // Delete takes the subvolume with the given id out of its parent and leaves its tree to Drop (or Clean). Errors: EPERM
 // for the default subvolume, ENOTEMPTY for one that holds other subvolumes, EROFS, ENOENT.
 func (m *Manager) Delete(ctx context.Context, id ondisk.TreeID) error {
-	place, _, ok, err := m.backref(ctx, id)
+	place, index, ok, err := m.backref(ctx, id)
 	if err != nil {
 		return err
 	}
 	if !ok {
 		return fmt.Errorf("subvolume %d has no place in the tree and cannot be deleted: %w", id, fserr.ErrPerm)
 	}
-	if err := m.checkWritable(ctx, place.Tree); err != nil {
-		return err
-	}
 	parent, err := m.trees(ctx, place.Tree)
 	if err != nil {
 		return err
+	}
+	if parent.ReadOnly() {
+		return fmt.Errorf("subvolume %d holds it and is read-only: %w", place.Tree, fserr.ErrReadOnly)
 	}
 	unlock := parent.LockInodes(place.Dir)
 	defer unlock()
@@ -60,13 +41,11 @@ func (m *Manager) Delete(ctx context.Context, id ondisk.TreeID) error {
 		return err
 	}
 	wctx := context.WithoutCancel(ctx)
-	if err := parent.RemoveSubvolEntryTx(wctx, h, place.Dir, place.Name, id); err != nil {
-		if !errors.Is(err, fserr.ErrNotFound) {
-			h.Abort(err)
-		}
-		return errors.Join(fmt.Errorf("delete subvolume %d: %w", id, err), h.End(ctx))
+	err = parent.RemoveSubvolEntry(wctx, h, place.Dir, place.Name, index)
+	if err == nil {
+		err = m.unlink(wctx, h, root, place.Tree)
 	}
-	if err := m.unlink(wctx, h, root, place.Tree); err != nil {
+	if err != nil {
 		err = fmt.Errorf("delete subvolume %d: %w", id, err)
 		h.Abort(err)
 		return errors.Join(err, h.End(ctx))

@@ -178,10 +178,15 @@ func (m *Manager) SetReadonly(ctx context.Context, id ondisk.TreeID, ro bool) er
 	if err != nil {
 		return err
 	}
+	tree, err := m.trees(ctx, id)
+	if err != nil {
+		return err
+	}
 	h, err := m.db.Start(ctx, 1)
 	if err != nil {
 		return err
 	}
+	tree.SetReadOnly(ro)
 	root.Update(h, func(it *ondisk.RootItem) {
 		flags := it.Flags() &^ ondisk.RootSubvolReadonly
 		if ro {

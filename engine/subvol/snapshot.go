@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
@@ -66,6 +68,9 @@ func (m *Manager) Snapshots(ctx context.Context, specs []SnapshotSpec) ([]ondisk
 	return ids, errors.Join(errs...)
 }
 
+// maxDirs is how many inodes of one tree can be locked at a time.
+const maxDirs = 6
+
 // lockDirs locks the directories of all destinations, so that names checked now are still free in the commit.
 func (m *Manager) lockDirs(ctx context.Context, specs []SnapshotSpec) (func(), error) {
 	dirs := map[ondisk.TreeID][]ondisk.ObjectID{}
@@ -78,8 +83,13 @@ func (m *Manager) lockDirs(ctx context.Context, specs []SnapshotSpec) (func(), e
 			unlocks[i]()
 		}
 	}
-	for _, id := range sortedIDs(dirs) { // trees ascending, as the lock order has it
+	for _, id := range slices.Sorted(maps.Keys(dirs)) { // trees ascending, as the lock order has it
+		slices.Sort(dirs[id])
+		dirs[id] = slices.Compact(dirs[id])
 		t, err := m.trees(ctx, id)
+		if err == nil && len(dirs[id]) > maxDirs {
+			err = fmt.Errorf("snapshots into %d directories of one subvolume in one commit, at most %d are possible: %w", len(dirs[id]), maxDirs, fserr.ErrInvalid)
+		}
 		if err != nil {
 			unlock()
 			return nil, err
@@ -95,10 +105,7 @@ func (m *Manager) prepare(ctx context.Context, s SnapshotSpec) (*pendingSnapshot
 	if err != nil {
 		return nil, err
 	}
-	if err := m.checkWritable(ctx, s.Dest.Tree); err != nil {
-		return nil, err
-	}
-	if err := dest.CheckNewName(ctx, s.Dest.Dir, s.Dest.Name); err != nil {
+	if err := dest.CheckNewEntry(ctx, s.Dest.Dir, s.Dest.Name); err != nil {
 		return nil, err
 	}
 	if !s.Source.IsSubvolume() {
@@ -127,7 +134,7 @@ type pendingSnapshot struct {
 
 // Apply makes the snapshot, in COMMIT_DOING: no writer is left, and the commit's own handle changes the trees.
 func (p *pendingSnapshot) Apply(ctx context.Context, h *txn.Handle) error {
-	if err := p.dest.CheckNewName(ctx, p.spec.Dest.Dir, p.spec.Dest.Name); err != nil {
+	if err := p.dest.CheckNewEntry(ctx, p.spec.Dest.Dir, p.spec.Dest.Name); err != nil {
 		p.err = err // two pending ones of one name: the first has it
 		return nil
 	}
@@ -139,7 +146,7 @@ func (p *pendingSnapshot) Apply(ctx context.Context, h *txn.Handle) error {
 	if err != nil {
 		return fmt.Errorf("snapshot %s of %d: %w", p.spec.Dest.Name, p.spec.Source, err)
 	}
-	index, err := p.dest.AddSubvolEntryTx(ctx, h, p.spec.Dest.Dir, p.spec.Dest.Name, p.id)
+	index, err := p.dest.AddSubvolEntry(ctx, h, p.spec.Dest.Dir, p.spec.Dest.Name, p.id)
 	if err != nil {
 		return err
 	}
