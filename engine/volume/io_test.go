@@ -20,13 +20,13 @@ import (
 // A batch of writes in random order, sizes and places over single and DUP chunks ends in the places of the naive
 // layout, on all copies, and nowhere else.
 func TestWriteBatchAgainstModel(t *testing.T) {
-	const start, length = ondisk.Logical(64 << 20), 2 << 20 // of each of two touching chunks
+	const start, length = ondisk.Logical(64 << 20), 512 << 10 // of each of two touching chunks
 	chunks := []struct {
 		typ     uint64
 		stripes [][2]uint64
 	}{
-		{ondisk.BGMetadata | ondisk.BGDup, [][2]uint64{{1, 100 << 20}, {1, 110 << 20}}},
-		{ondisk.BGData, [][2]uint64{{2, 102 << 20}}},
+		{ondisk.BGMetadata | ondisk.BGDup, [][2]uint64{{1, 100 << 20}, {1, 101 << 20}}},
+		{ondisk.BGData, [][2]uint64{{2, 101 << 20}}},
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		v, mems := testVolume(t, 2)
@@ -43,12 +43,12 @@ func TestWriteBatchAgainstModel(t *testing.T) {
 			}
 			layout = append(layout, naive(c.typ, length, c.stripes)...)
 		}
-		model := map[uint64][]byte{1: make([]byte, 16<<20), 2: make([]byte, 16<<20)} // the devices from 100 MiB on
+		model := map[uint64][]byte{1: make([]byte, 2<<20), 2: make([]byte, 2<<20)} // the devices from 100 MiB on
 		var ws []Write
 		sector := 0
 		for sector < len(layout) {
 			sector += rapid.SampledFrom([]int{0, 0, 0, 1, 7, 60}).Draw(rt, "gap")
-			n := min(rapid.SampledFrom([]int{1, 4, 4, 4, 64, 300}).Draw(rt, "size"), len(layout)-sector)
+			n := min(rapid.SampledFrom([]int{1, 4, 4, 4, 64, 100}).Draw(rt, "size"), len(layout)-sector)
 			if n <= 0 {
 				break
 			}
