@@ -9,6 +9,9 @@ import (
 	"imgtool/engine/ondisk"
 )
 
+// smallFile is how many extents an inode may have at most to be removed in the operation that removes its last name.
+const smallFile = 32
+
 // lockEntry locks a directory and the inode that one of its names leads to. A subvolume's entry locks nothing more.
 func (t *FileTree) lockEntry(ctx context.Context, dir ondisk.ObjectID, name string) (lockset, Entry, error) {
 	l := t.lock(dir)
@@ -139,7 +142,7 @@ func (t *FileTree) remove(ctx context.Context, dir ondisk.ObjectID, name string,
 	if err := t.checkRemove(ctx, dir, s, &e, isDir); err != nil {
 		return err
 	}
-	o, err := t.begin(ctx, itemsUnlink+dropBatch/8, true)
+	o, err := t.begin(ctx, itemsUnlink+neighbours(smallFile), true)
 	if err != nil {
 		return err
 	}
@@ -261,11 +264,11 @@ func (o *op) removeSmall(ctx context.Context, dir ondisk.ObjectID, e *Entry) (in
 func (o *op) dropLink(ctx context.Context, ino ondisk.ObjectID, it *ondisk.InodeItem) (evict bool, err error) {
 	t := o.t
 	if it.NLink() == 1 && !t.isOpen(ino) {
-		exts, err := t.extents(ctx, ino, 0, math.MaxInt64, nil, dropBatch/8)
+		exts, err := t.extents(ctx, ino, 0, math.MaxInt64, nil, smallFile)
 		if err != nil {
 			return false, err
 		}
-		if len(exts) < dropBatch/8 {
+		if len(exts) < smallFile {
 			if err := o.removeExtents(ctx, ino, exts); err != nil {
 				return false, err
 			}

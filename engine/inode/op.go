@@ -15,7 +15,7 @@ const (
 	itemsRename = 14
 	itemsAttr   = 2
 	itemsExtent = 4 // extent item, checksum, inode, neighbour
-	itemsEvict  = 64
+	itemsEvict  = 4
 )
 
 // op is one operation under one handle.

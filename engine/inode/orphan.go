@@ -77,7 +77,7 @@ func (t *FileTree) evict(ctx context.Context, ino ondisk.ObjectID) error {
 			return err
 		}
 		last = len(exts) < dropBatch
-		o, err := t.begin(ctx, itemsEvict+2*len(exts), true)
+		o, err := t.begin(ctx, itemsEvict+neighbours(len(exts)), true)
 		if err != nil {
 			return err
 		}

@@ -51,7 +51,7 @@ func (t *FileTree) Rename(ctx context.Context, oldDir ondisk.ObjectID, oldName s
 	if done, err := t.checkRename(ctx, &r); done || err != nil {
 		return err
 	}
-	o, err := t.begin(ctx, itemsRename+dropBatch/8, false)
+	o, err := t.begin(ctx, itemsRename+neighbours(smallFile), false)
 	if err != nil {
 		return err
 	}

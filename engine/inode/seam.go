@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"imgtool/engine/btree"
+	"imgtool/engine/extent"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/volume"
 )
@@ -67,6 +68,9 @@ type Store interface {
 	Start(ctx context.Context, items int) (Handle, error)
 	// StartFreeing is Start for an operation that gives space back.
 	StartFreeing(ctx context.Context, items int) (Handle, error)
+	// ReserveData promises n bytes of data space, if need be by waiting for a commit that gives space back; so it is
+	// called before the handle. The promise ends when AllocData has given the space.
+	ReserveData(ctx context.Context, n uint64) (extent.Reservation, error)
 	// AllocData takes between min and max bytes (multiples of the sector size), near hint if that is not 0. Nothing is
 	// recorded until AddDataRef.
 	AllocData(ctx context.Context, tx Txn, min, max uint64, hint ondisk.Logical) (ondisk.Logical, uint64, error)

@@ -182,17 +182,24 @@ func (t *FileTree) preallocate(ctx context.Context, ino ondisk.ObjectID, at, end
 	if err != nil {
 		return 0, err
 	}
-	o, err := t.begin(ctx, itemsExtent+2*len(holes), false)
+	limit = min(limit, at+ondisk.MaxDataExtent)
+	res, err := t.cfg.Store.ReserveData(ctx, limit-at)
 	if err != nil {
+		return 0, fmt.Errorf("space for %d bytes of inode %d of tree %v: %w", limit-at, ino, t.id, err)
+	}
+	o, err := t.begin(ctx, itemsExtent+neighbours(2*len(holes)), false)
+	if err != nil {
+		res.Release()
 		return 0, err
 	}
 	next, err := o.preallocate(ctx, ino, &it, holes, at, limit)
+	res.Release()
 	return next, o.end(ctx, err)
 }
 
 // preallocate puts one preallocated extent at the start of [at, limit), where there are holes at most.
 func (o *op) preallocate(ctx context.Context, ino ondisk.ObjectID, it *ondisk.InodeItem, holes []Extent, at, limit uint64) (uint64, error) {
-	addr, n, err := o.t.cfg.Store.AllocData(ctx, o.tx, sectorSize, min(limit-at, ondisk.MaxDataExtent), 0)
+	addr, n, err := o.t.cfg.Store.AllocData(ctx, o.tx, sectorSize, limit-at, 0)
 	if err != nil {
 		return 0, fmt.Errorf("space for %d bytes of inode %d of tree %v: %w", limit-at, ino, o.t.id, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"sync"
 
+	"imgtool/engine/extent"
 	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/volume"
@@ -39,17 +40,27 @@ func (t *FileTree) store(ctx context.Context, ino ondisk.ObjectID, it *ondisk.In
 	if inlineConflict(c.exts, c.start, c.end) {
 		return t.corrupt(ino, "inline extent beyond its sector, in the way of a change of %d to %d", c.start, c.end)
 	}
-	items := itemsExtent + 2*len(c.exts) + len(c.with) + len(c.data)/ondisk.MaxDataExtent
-	o, err := t.begin(ctx, items, c.freeing)
+	res, err := t.cfg.Store.ReserveData(ctx, uint64(len(c.data)))
 	if err != nil {
+		return fmt.Errorf("space for %d bytes of inode %d of tree %v: %w", len(c.data), ino, t.id, err)
+	}
+	o, err := t.begin(ctx, itemsExtent+neighbours(2*len(c.exts)+len(c.with)), c.freeing)
+	if err != nil {
+		res.Release()
 		return err
 	}
-	return o.end(ctx, o.store(ctx, ino, it, c))
+	return o.end(ctx, o.store(ctx, ino, it, c, &res))
 }
 
-func (o *op) store(ctx context.Context, ino ondisk.ObjectID, it *ondisk.InodeItem, c *change) error {
+// neighbours is how many items to reserve for changes to so many extent items of one file, which lie side by side in a
+// few leaves.
+func neighbours(n int) int { return (n + 23) / 24 }
+
+// store is the operation itself; it releases the reservation when the space has been allocated.
+func (o *op) store(ctx context.Context, ino ondisk.ObjectID, it *ondisk.InodeItem, c *change, res *extent.Reservation) error {
 	var few [2]Extent
 	parts, err := o.allocate(ctx, c, few[:0])
+	res.Release()
 	if err != nil {
 		return fmt.Errorf("space for %d bytes of inode %d of tree %v: %w", len(c.data), ino, o.t.id, err)
 	}
