@@ -29,6 +29,7 @@ func newModel() *model { return btree.NewBTreeG(func(a, b kv) bool { return a.k.
 type pair struct {
 	t *Tree
 	m *model
+	c *model // what the commit root holds
 }
 
 // machine runs random operations on several trees that share blocks.
@@ -263,7 +264,7 @@ func (m *machine) compare(p pair) {
 	i := 0
 	check := func(k ondisk.Key, d []byte) (bool, error) {
 		if i < 0 || i >= len(want) || want[i].k != k || !bytes.Equal(want[i].v, d) {
-			return false, fmt.Errorf("item %d is %v %.8x (%d bytes), the model has %v", i, k, d, len(d), describe(want, i))
+			return false, fmt.Errorf("item %d is %v (%d bytes), the model has %v", i, k, len(d), describe(want, i))
 		}
 		i++
 		return true, nil
@@ -280,6 +281,50 @@ func (m *machine) compare(p pair) {
 		m.fatal("ScanRev of tree %d: stopped at %d, %v", p.t.ID(), i, err)
 	}
 	m.walkCursor(p, want)
+	m.compareCommitted(p)
+}
+
+// compareCommitted looks at what the last commit left.
+func (m *machine) compareCommitted(p pair) {
+	m.tb.Helper()
+	root := p.t.CommitRootBuffer()
+	if (root != nil) != (p.c != nil) {
+		m.fatal("tree %d: commit root %v, expect %v", p.t.ID(), root != nil, p.c != nil)
+	}
+	if root == nil {
+		return
+	}
+	r := CommitReader{m.cache}
+	want := p.c.Items()
+	i, step := 0, 1
+	check := func(k ondisk.Key, d []byte) (bool, error) {
+		if i < 0 || i >= len(want) || want[i].k != k || !bytes.Equal(want[i].v, d) {
+			return false, fmt.Errorf("item %d is %v (%d bytes), the model has %v", i, k, len(d), describe(want, i))
+		}
+		i += step
+		return true, nil
+	}
+	if err := r.Scan(ctx, root, ondisk.MinKey, ondisk.MaxKey, check); err != nil || i != len(want) {
+		m.fatal("commit root of tree %d: %d of %d items, %v", p.t.ID(), i, len(want), err)
+	}
+	i, step = len(want)-1, -1
+	if err := r.ScanRev(ctx, root, ondisk.MinKey, ondisk.MaxKey, check); err != nil || i != -1 {
+		m.fatal("commit root of tree %d, backwards: stopped at %d, %v", p.t.ID(), i, err)
+	}
+	for range 20 {
+		k := m.key()
+		x, found := p.c.Get(kv{k: k})
+		if d, err := r.Get(ctx, root, k); found != (err == nil) || !bytes.Equal(d, x.v) {
+			m.fatal("commit root, Get %v: %d bytes, %v; expect %v", k, len(d), err, found)
+		}
+		var ge, le *kv
+		p.c.Ascend(kv{k: k}, func(x kv) bool { ge = &x; return false })
+		p.c.Descend(kv{k: k}, func(x kv) bool { le = &x; return false })
+		have, d, ok, err := r.SeekGE(ctx, root, k)
+		m.sameItem("commit root, SeekGE", ge, have, d, ok, err)
+		have, d, ok, err = r.SeekLE(ctx, root, k)
+		m.sameItem("commit root, SeekLE", le, have, d, ok, err)
+	}
 }
 
 func (m *machine) walkCursor(p pair, want []kv) {
@@ -363,10 +408,13 @@ func (m *machine) work(kind, n int) {
 		}
 	case 7:
 		m.commit()
+		for i := range m.pairs {
+			m.pairs[i].c = m.pairs[i].m.Copy()
+		}
 	case 8:
 		if len(m.pairs) < 5 {
 			m.ids++
-			m.pairs = append(m.pairs, pair{m.snapshot(p.t, m.ids), p.m.Copy()})
+			m.pairs = append(m.pairs, pair{m.snapshot(p.t, m.ids), p.m.Copy(), nil})
 		}
 	case 9:
 		if _, err := m.cache.WriteSome(ctx, ondisk.Generation(m.gen), 1+m.rng.IntN(20)); err != nil {
@@ -378,7 +426,7 @@ func (m *machine) work(kind, n int) {
 func runMachine(tb failer, seed uint64, steps []int, id ondisk.TreeID, keys uint64, big int) {
 	w := newWorld(tb)
 	m := &machine{world: w, rng: rand.New(rand.NewPCG(seed, 1)), ids: 1000, keys: keys, big: big}
-	m.pairs = []pair{{w.tree(id), newModel()}}
+	m.pairs = []pair{{w.tree(id), newModel(), nil}}
 	for i, s := range steps {
 		kind, n := s%10, 1+s/10
 		if kind == 8 && !id.IsFileTree() {
@@ -419,7 +467,7 @@ func describe(items []kv, i int) string {
 	if i < 0 || i >= len(items) {
 		return "none"
 	}
-	return fmt.Sprintf("%v %.8x (%d bytes)", items[i].k, items[i].v, len(items[i].v))
+	return fmt.Sprintf("%v (%d bytes)", items[i].k, len(items[i].v))
 }
 
 // TestModelDeep is TestModel with enough work for trees of three and four levels.
