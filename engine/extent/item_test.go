@@ -14,9 +14,12 @@ import (
 	"imgtool/engine/ondisk"
 )
 
-func drawRef(data bool) *rapid.Generator[delayedref.Ref] {
+func drawRef(data bool) *rapid.Generator[delayedref.Ref] { return drawRefOf(data, 12) }
+
+// drawRefOf draws one of so many different references of each kind.
+func drawRefOf(data bool, different uint64) *rapid.Generator[delayedref.Ref] {
 	return rapid.Custom(func(t *rapid.T) delayedref.Ref {
-		n := rapid.Uint64Range(1, 12).Draw(t, "n")
+		n := rapid.Uint64Range(1, different).Draw(t, "n")
 		shared := rapid.Bool().Draw(t, "shared")
 		switch {
 		case data && shared:

@@ -22,10 +22,13 @@ func TestRefsModel(t *testing.T) {
 		o.noFST, o.noBGT = rapid.Bool().Draw(rt, "noFST"), rapid.Bool().Draw(rt, "noBGT")
 		o.discard = rapid.Bool().Draw(rt, "discard")
 		f := newFixture(rt, o)
-		w := &refWalk{f: f, model: refModel{}, rt: rt}
+		w := &refWalk{f: f, model: refModel{}, rt: rt, steps: 60, extents: 40, different: 12}
+		if rapid.Bool().Draw(rt, "hot") { // few extents with many references, which go to items of their own
+			w.steps, w.extents, w.different = 250, 2, 60
+		}
 		for range rapid.IntRange(1, 4).Draw(rt, "transactions") {
 			w.tx = f.begin()
-			for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+			for range rapid.IntRange(1, w.steps).Draw(rt, "steps") {
 				w.step()
 			}
 			f.commit(w.tx)
@@ -52,10 +55,17 @@ type refWalk struct {
 	tx     txn
 	model  refModel
 	levels levelsOf
+
+	steps, extents int // at most, in a transaction
+	different      uint64
 }
 
 func (w *refWalk) step() {
-	switch rapid.IntRange(0, 9).Draw(w.rt, "op") {
+	op := rapid.IntRange(0, 9).Draw(w.rt, "op")
+	if op < 3 && len(w.model) >= w.extents {
+		op = 9
+	}
+	switch op {
 	case 0, 1:
 		w.newData()
 	case 2:
@@ -64,7 +74,7 @@ func (w *refWalk) step() {
 		w.f.check(w.f.m.RunDelayedRefs(w.f.ctx, w.tx, rapid.IntRange(-1, 8).Draw(w.rt, "max")))
 	case 4:
 		w.info()
-	case 5, 6:
+	case 5:
 		w.change(-1)
 	default:
 		w.change(+1)
@@ -110,7 +120,7 @@ func (w *refWalk) change(sign int) {
 	if e == nil {
 		return
 	}
-	r := drawRef(e.data).Draw(w.rt, "ref")
+	r := drawRefOf(e.data, w.different).Draw(w.rt, "ref")
 	if sign < 0 {
 		refs := slices.SortedFunc(maps.Keys(e.refs), delayedref.Ref.Compare)
 		r = rapid.SampledFrom(refs).Draw(w.rt, "drop")

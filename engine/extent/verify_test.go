@@ -199,3 +199,8 @@ func (f *fixture) verifyIndex(g *group, free []addrRange) {
 	defer g.mu.Unlock()
 	f.check(g.check())
 }
+
+// oneRef is the reference that tests of space give an extent: inode 257 of FS_TREE, its own address as offset.
+func oneRef(addr uint64) map[delayedref.Ref]int {
+	return map[delayedref.Ref]int{{Kind: delayedref.ExtentData, Root: 5, Objectid: 257, Offset: addr}: 1}
+}
