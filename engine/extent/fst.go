@@ -192,7 +192,7 @@ func (w *fstWriter) before(at uint64) (r addrRange, ok bool, err error) {
 func (w *fstWriter) addExtent(start, n uint64) error {
 	end := start + n
 	right, haveRight := addrRange{}, false
-	r, ok, err := w.before(end)
+	r, ok, err := w.before(min(end, w.g.end()-1)) // what begins at the group's end is another group's
 	if err != nil {
 		return err
 	}
