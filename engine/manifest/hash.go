@@ -38,7 +38,7 @@ func (h *hasher) close() error {
 }
 
 // file fills in the hash of a regular file.
-func (h *hasher) file(ctx context.Context, r *inode.Reader, l *line) error {
+func (h *hasher) file(ctx context.Context, r inode.FileReader, l *line) error {
 	h.sum.Reset()
 	ino := ondisk.ObjectID(l.Ino)
 	if l.Size > sparseAbove {
@@ -59,7 +59,7 @@ func (h *hasher) file(ctx context.Context, r *inode.Reader, l *line) error {
 	return nil
 }
 
-func (h *hasher) read(ctx context.Context, r *inode.Reader, ino ondisk.ObjectID, off, n uint64) error {
+func (h *hasher) read(ctx context.Context, r inode.FileReader, ino ondisk.ObjectID, off, n uint64) error {
 	m, err := r.ReadAt(ctx, ino, h.buf[:n], int64(off))
 	if uint64(m) == n {
 		return nil
@@ -71,7 +71,7 @@ func (h *hasher) read(ctx context.Context, r *inode.Reader, ino ondisk.ObjectID,
 }
 
 // sparse looks at the blocks that extents with data touch, each once.
-func (h *hasher) sparse(ctx context.Context, r *inode.Reader, ino ondisk.ObjectID, size uint64) error {
+func (h *hasher) sparse(ctx context.Context, r inode.FileReader, ino ondisk.ObjectID, size uint64) error {
 	next := uint64(0) // first block not looked at
 	return r.Extents(ctx, ino, 0, size, func(e inode.Extent) (bool, error) {
 		if e.IsHole() || e.Type == ondisk.FileExtentPrealloc {
@@ -87,7 +87,7 @@ func (h *hasher) sparse(ctx context.Context, r *inode.Reader, ino ondisk.ObjectI
 	})
 }
 
-func (h *hasher) block(ctx context.Context, r *inode.Reader, ino ondisk.ObjectID, b, size uint64) error {
+func (h *hasher) block(ctx context.Context, r inode.FileReader, ino ondisk.ObjectID, b, size uint64) error {
 	n := min(blockSize, size-b*blockSize)
 	if err := h.read(ctx, r, ino, b*blockSize, n); err != nil {
 		return err

@@ -31,10 +31,6 @@ type line struct {
 	SparseSHA256 string            `json:"sparse_sha256,omitempty"`
 }
 
-// inoPlaceholder is the number under which the kernel shows a subvolume's entry that leads nowhere
-// (BTRFS_EMPTY_SUBVOL_DIR_OBJECTID).
-const inoPlaceholder = 2
-
 func newLine(path string, ino ondisk.ObjectID, it *ondisk.InodeItem) *line {
 	l := &line{
 		Type: typeName(it.Mode()), Mode: fmt.Sprintf("%04o", it.Mode()&ondisk.ModePerm), UID: it.UID(), GID: it.GID(),
@@ -46,13 +42,6 @@ func newLine(path string, ino ondisk.ObjectID, it *ondisk.InodeItem) *line {
 		major, minor := inode.SplitRdev(it.Rdev())
 		l.Rdev = fmt.Sprintf("%d:%d", major, minor)
 	}
-	return l
-}
-
-// newPlaceholder is an entry of a subvolume that is not there, in a directory with the given item.
-func newPlaceholder(path string, dir *ondisk.InodeItem) *line {
-	l := &line{Type: "dir", Mode: "0755", UID: dir.UID(), GID: dir.GID(), Mtime: "0", Nlink: 1, Ino: inoPlaceholder}
-	l.Path, l.PathB64 = textOrBytes(path)
 	return l
 }
 
