@@ -200,13 +200,12 @@ func TestReadAgainstAlloc(t *testing.T) {
 		f.put(0, at(0), 7, ondisk.FSTree)
 		entered, release := make(chan struct{}), make(chan struct{})
 		first := true
-		f.onRead = func(ondisk.Logical, int) error {
+		f.late = func(ondisk.Logical) {
 			if first {
 				first = false
 				close(entered)
 				<-release
 			}
-			return nil
 		}
 		c := newTestCache(t, f, func(o *Options) { o.Limit = 1 })
 		var wg sync.WaitGroup

@@ -31,6 +31,7 @@ type fakeIO struct {
 	writes  []ondisk.Logical // first addresses of the runs written
 	sizes   []int
 	onRead  func(l ondisk.Logical, copy int) error
+	late    func(l ondisk.Logical) // after a read
 	onWrite func(ws []volume.Write) error
 }
 
@@ -59,10 +60,13 @@ func (f *fakeIO) ReadCopy(ctx context.Context, l ondisk.Logical, p []byte, i int
 		return err
 	}
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	f.reads[l]++
 	clear(p)
 	copy(p, f.copies[i][l])
+	f.mu.Unlock()
+	if f.late != nil {
+		f.late(l)
+	}
 	return nil
 }
 

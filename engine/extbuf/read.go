@@ -14,7 +14,6 @@ import (
 type flight struct {
 	done  chan struct{}
 	want  Expect
-	buf   *Buffer // the result, with a reference of the flight's that keeps it alive
 	err   error
 	stale bool // the address was allocated while the read was under way: its result must not enter the cache
 }

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
@@ -171,79 +171,87 @@ func TestHitMismatch(t *testing.T) {
 	held.Release()
 }
 
-// Many readers of one address that is not in memory cause one read, whoever comes first.
+// Many readers of one address that is not in memory cause one read.
 func TestSingleFlight(t *testing.T) {
-	f := newFakeIO(1)
-	f.put(0, at(0), 7, ondisk.FSTree)
-	const readers = 16
-	entered := make(chan struct{})
-	release := make(chan struct{})
-	f.onRead = func(ondisk.Logical, int) error { close(entered); <-release; return nil } // a second read would panic
-	c := newTestCache(t, f)
-	var wg sync.WaitGroup
-	read := func() {
-		b, err := c.Read(context.Background(), at(0), Expect{Gen: 7})
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		b.Release()
-	}
-	wg.Go(read)
-	<-entered
-	for range readers {
-		wg.Go(read)
-	}
-	close(release)
-	wg.Wait()
-	if n := f.readCount(at(0)); n != 1 {
-		t.Errorf("%d reads", n)
-	}
-}
-
-// The one who reads for others is cancelled, or expects something else: the others must not suffer.
-func TestFlightOfAnother(t *testing.T) {
-	for _, cancelled := range []bool{true, false} {
+	synctest.Test(t, func(t *testing.T) {
 		f := newFakeIO(1)
 		f.put(0, at(0), 7, ondisk.FSTree)
-		entered := make(chan struct{})
 		release := make(chan struct{})
-		var first atomic.Bool
-		f.onRead = func(ondisk.Logical, int) error {
-			if first.CompareAndSwap(false, true) {
-				close(entered)
-				<-release
-			}
-			return nil
-		}
+		f.onRead = func(ondisk.Logical, int) error { <-release; return nil }
 		c := newTestCache(t, f)
-		ctx, cancel := context.WithCancel(context.Background())
-		want := Expect{Gen: 7}
-		if !cancelled {
-			want.Gen = 8
-		}
 		var wg sync.WaitGroup
-		wg.Go(func() {
-			_, err := c.Read(ctx, at(0), want)
-			if cancelled != errors.Is(err, context.Canceled) || cancelled == errors.Is(err, fserr.ErrCorrupt) {
-				t.Errorf("the first reader got %v", err)
-			}
-		})
-		<-entered
-		wg.Go(func() {
-			b, err := c.Read(context.Background(), at(0), Expect{Gen: 7})
-			if err != nil {
-				t.Errorf("the second reader got %v", err)
-				return
-			}
-			b.Release()
-		})
-		if cancelled {
-			cancel()
+		for range 16 {
+			wg.Go(func() {
+				b, err := c.Read(t.Context(), at(0), Expect{Gen: 7})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				b.Release()
+			})
 		}
+		synctest.Wait() // one in the device, all others behind it
 		close(release)
 		wg.Wait()
-		cancel()
+		if n := f.readCount(at(0)); n != 1 || c.Stats().Misses != 1 {
+			t.Errorf("%d reads, %d misses", n, c.Stats().Misses)
+		}
+	})
+}
+
+// What becomes of a reader who waits for the read of another one. The block has generation 7.
+func TestFlightOfAnother(t *testing.T) {
+	for _, tc := range []struct {
+		name          string
+		first, second ondisk.Generation // what they expect
+		cancelFirst   bool
+		cancelSecond  bool
+		reads         int
+		err1, err2    error
+	}{
+		{name: "the first is cancelled", first: 7, second: 7, cancelFirst: true, reads: 1, err1: context.Canceled},
+		{name: "the second is cancelled", first: 7, second: 7, cancelSecond: true, reads: 1, err2: context.Canceled},
+		{name: "the first expects something else", first: 8, second: 7, reads: 2, err1: fserr.ErrCorrupt},
+		{name: "the second expects something else", first: 7, second: 8, reads: 1, err2: fserr.ErrCorrupt},
+		{name: "both fail alike", first: 8, second: 8, reads: 1, err1: fserr.ErrCorrupt, err2: fserr.ErrCorrupt},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := newFakeIO(1)
+			f.put(0, at(0), 7, ondisk.FSTree)
+			release := make(chan struct{})
+			f.onRead = func(ondisk.Logical, int) error { <-release; return nil }
+			c := newTestCache(t, f)
+			var wg sync.WaitGroup
+			read := func(ctx context.Context, gen ondisk.Generation, want error) {
+				b, err := c.Read(ctx, at(0), Expect{Gen: gen})
+				if !errors.Is(err, want) {
+					t.Errorf("%s: reader of generation %d: %v, want %v", tc.name, gen, err, want)
+				}
+				if err == nil {
+					b.Release()
+				}
+			}
+			ctx1, cancel1 := context.WithCancel(t.Context())
+			ctx2, cancel2 := context.WithCancel(t.Context())
+			defer cancel1()
+			defer cancel2()
+			wg.Go(func() { read(ctx1, tc.first, tc.err1) })
+			synctest.Wait()
+			wg.Go(func() { read(ctx2, tc.second, tc.err2) })
+			synctest.Wait()
+			if tc.cancelFirst {
+				cancel1()
+			}
+			if tc.cancelSecond {
+				cancel2()
+				synctest.Wait()
+			}
+			close(release)
+			wg.Wait()
+			if n := f.readCount(at(0)); n != tc.reads {
+				t.Errorf("%s: %d reads, want %d", tc.name, n, tc.reads)
+			}
+		})
 	}
 }
 

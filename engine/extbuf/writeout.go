@@ -45,25 +45,27 @@ func (c *Cache) WriteSome(ctx context.Context, gen ondisk.Generation, max int) (
 	d.writing.Lock()
 	defer d.writing.Unlock()
 	list := d.snapshot(func(b *Buffer) bool { return b.Level() == 0 }, max)
-	// Under the read lock, with the block still dirty: from here to the unlock no writer is inside, and the next one
-	// finds Written set (I4). A block that was forgotten since the snapshot is no longer ours to write.
-	lock := func(b *Buffer) bool {
-		if !b.TryRLock() {
-			return false
-		}
-		if b.dirtyGen.Load() != uint64(gen) {
-			b.RUnlock()
-			return false
-		}
-		return true
-	}
-	n, err = c.write(ctx, list, lock, func(b *Buffer) { b.RUnlock() })
+	n, err = c.write(ctx, list, func(b *Buffer) bool { return b.lockEarly(gen) }, (*Buffer).RUnlock)
 	c.counters.writtenEarly.Add(uint64(n))
 	c.evict()
 	if err != nil {
 		return n, fmt.Errorf("write blocks of generation %d early: %w", gen, err)
 	}
 	return n, nil
+}
+
+// lockEarly takes the read lock of a block of the running generation for its early write, and reports whether it may be
+// written. From here to the unlock no writer is inside, and the next one finds Written set (I4). A block that was
+// forgotten since it was chosen is no longer ours to write.
+func (b *Buffer) lockEarly(gen ondisk.Generation) bool {
+	if !b.TryRLock() {
+		return false
+	}
+	if b.dirtyGen.Load() != uint64(gen) {
+		b.RUnlock()
+		return false
+	}
+	return true
 }
 
 // write writes the blocks of list and gives back their references. lock and unlock surround the copy of each; a block

@@ -176,3 +176,30 @@ func TestWriteSome(t *testing.T) {
 	}
 	node.Release()
 }
+
+func TestLockEarly(t *testing.T) {
+	c := newTestCache(t, newFakeIO(1))
+	b := c.Alloc(at(0), 9, 5, 0)
+	if b.lockEarly(9) {
+		t.Error("a locked block")
+	}
+	b.Unlock()
+	if !b.lockEarly(9) {
+		t.Error("a free block was refused")
+	} else if b.TryLock() {
+		t.Error("a writer gets in beside")
+	} else {
+		b.RUnlock()
+	}
+	b.Lock()
+	c.Forget(b)
+	b.Unlock()
+	if b.lockEarly(9) {
+		t.Error("a forgotten block")
+	}
+	if !b.TryLock() {
+		t.Fatal("a refusal keeps the lock")
+	}
+	b.Unlock()
+	b.Release()
+}

@@ -260,7 +260,7 @@ func TestWriteSuperSurvivesPowerCuts(t *testing.T) {
 	}
 	seen := map[ondisk.Generation]int{}
 	for n := range rec.Len() + 1 {
-		for seed := range uint64(40) {
+		for seed := range uint64(300) {
 			img, err := rec.CrashImage(base, n, seed)
 			if err != nil {
 				t.Fatal(err)
