@@ -49,6 +49,9 @@ type Bulk struct {
 	b      *Batch
 	locks  lockset
 	pieces []Extent // where the data lies: Start is the offset in Data
+
+	items []Item                                // gathered by Insert
+	fresh map[ondisk.ObjectID]*ondisk.InodeItem // directories among them
 }
 
 // InlineLimit is the size in bytes up to which a regular file lies inline.
@@ -199,8 +202,10 @@ func (k *Bulk) Insert(ctx context.Context) error {
 	return k.o.end(ctx, err)
 }
 
+// insert gathers the items of all directories and inodes, and puts them into the tree in the order of their keys.
 func (k *Bulk) insert(ctx context.Context) error {
-	items := make([]Item, 0, 4*len(k.b.Entries))
+	k.items = make([]Item, 0, 5*len(k.b.Entries))
+	k.fresh = map[ondisk.ObjectID]*ondisk.InodeItem{}
 	for rest := k.b.Entries; len(rest) > 0; {
 		n := 1
 		for n < len(rest) && rest[n].Dir == rest[0].Dir {
@@ -211,14 +216,14 @@ func (k *Bulk) insert(ctx context.Context) error {
 			return err
 		}
 		for i := range rest[:n] {
-			if items, err = k.items(items, &rest[i], first+uint64(i), flags); err != nil {
+			if err := k.inode(&rest[i], first+uint64(i), flags); err != nil {
 				return err
 			}
 		}
 		rest = rest[n:]
 	}
-	slices.SortFunc(items, func(a, b Item) int { return a.Key.Compare(b.Key) })
-	if err := k.o.t.tree.InsertBatch(ctx, k.o.tx, items); err != nil {
+	slices.SortFunc(k.items, func(a, b Item) int { return a.Key.Compare(b.Key) })
+	if err := k.o.t.tree.InsertBatch(ctx, k.o.tx, k.items); err != nil {
 		return err
 	}
 	return k.o.addSums(ctx, k.pieces, k.b.Sums)
@@ -227,8 +232,10 @@ func (k *Bulk) insert(ctx context.Context) error {
 // names adds the names of one directory and returns the index of the first, and the directory's flags.
 func (k *Bulk) names(ctx context.Context, es []BulkEntry) (first, dirFlags uint64, err error) {
 	o, dir := &k.o, es[0].Dir
-	s, err := o.t.dir(ctx, dir)
-	if err != nil {
+	var s dirState
+	if it := k.fresh[dir]; it != nil {
+		s = dirState{next: 2, mode: it.Mode(), gid: it.GID(), flags: it.Flags()}
+	} else if s, err = o.t.dir(ctx, dir); err != nil {
 		return 0, 0, err
 	}
 	first = s.next
@@ -237,24 +244,25 @@ func (k *Bulk) names(ctx context.Context, es []BulkEntry) (first, dirFlags uint6
 		bytes += ondisk.DirItemSize + len(es[i].Name)
 	}
 	space := make([]byte, 0, bytes)
-	hashed, indexed := make([]Item, len(es)), make([]Item, len(es))
+	hashed := make([]Item, len(es))
 	for i := range es {
 		e := &es[i]
 		at := len(space)
 		space = o.makeEntry(space, inodeKey(e.Ino), ondisk.ModeToFT(e.Attr.Mode), e.Name)
 		entry := space[at:len(space):len(space)]
 		hashed[i] = Item{Key: dirItemKey(dir, entry[ondisk.DirItemSize:]), Data: entry}
-		indexed[i] = Item{Key: typeKey(dir, ondisk.DirIndexKey, first+uint64(i)), Data: entry}
+		k.items = append(k.items, Item{Key: typeKey(dir, ondisk.DirIndexKey, first+uint64(i)), Data: entry})
 		size += len(e.Name)
 	}
-	if err := o.hashedNames(ctx, dir, hashed, first == 2); err != nil {
+	if err := k.hashedNames(ctx, hashed, first == 2); err != nil {
 		return 0, 0, err
-	}
-	if err := o.t.tree.InsertBatch(ctx, o.tx, indexed); err != nil {
-		return 0, 0, o.t.at(dir, err)
 	}
 	s.next += uint64(len(es))
 	o.t.dirs.put(dir, s)
+	if it := k.fresh[dir]; it != nil { // born in this batch
+		it.SetSize(it.Size() + uint64(2*size))
+		return first, s.flags, nil
+	}
 	touch := dir == k.b.Existing
 	return first, s.flags, o.updateInode(ctx, dir, func(it *ondisk.InodeItem) {
 		it.SetSize(it.Size() + uint64(2*size))
@@ -265,30 +273,34 @@ func (k *Bulk) names(ctx context.Context, es []BulkEntry) (first, dirFlags uint6
 	})
 }
 
-// hashedNames inserts DIR_ITEMs: all at once into a directory without names, where only these can share a hash.
-func (o *op) hashedNames(ctx context.Context, dir ondisk.ObjectID, items []Item, empty bool) error {
-	slices.SortStableFunc(items, func(a, b Item) int { return cmp.Compare(a.Key.Offset, b.Key.Offset) })
+// hashedNames adds DIR_ITEMs. In a directory without names only these can share a hash; elsewhere each may have to go
+// to an item that is there.
+func (k *Bulk) hashedNames(ctx context.Context, names []Item, empty bool) error {
 	if !empty {
-		for _, it := range items {
-			if err := o.addName(ctx, dir, it.Data[ondisk.DirItemSize:], it.Data); err != nil {
+		for _, it := range names {
+			if err := k.o.addName(ctx, it.Key.ObjectID, it.Data[ondisk.DirItemSize:], it.Data); err != nil {
 				return err
 			}
 		}
 		return nil
 	}
-	out := items[:1]
-	for _, it := range items[1:] {
-		if last := &out[len(out)-1]; last.Key == it.Key {
+	slices.SortStableFunc(names, func(a, b Item) int { return cmp.Compare(a.Key.Offset, b.Key.Offset) })
+	for i, it := range names {
+		last := &k.items[len(k.items)-1]
+		if i > 0 && last.Key == it.Key {
 			last.Data = append(clip(last.Data), it.Data...)
-		} else {
-			out = append(out, it)
+			if len(last.Data) > ondisk.MaxItemSize(k.o.t.cfg.NodeSize) {
+				return fmt.Errorf("%q: names of equal hash fill an item: %w", it.Data[ondisk.DirItemSize:], fserr.ErrOverflow)
+			}
+			continue
 		}
+		k.items = append(k.items, it)
 	}
-	return o.t.at(dir, o.t.tree.InsertBatch(ctx, o.tx, out))
+	return nil
 }
 
-// items appends the items of one new inode and queues the references of its data.
-func (k *Bulk) items(items []Item, e *BulkEntry, index, dirFlags uint64) ([]Item, error) {
+// inode gathers the items of one new inode and queues the references of its data.
+func (k *Bulk) inode(e *BulkEntry, index, dirFlags uint64) error {
 	o := &k.o
 	n := newInode{Attr: e.Attr, mode: e.Attr.Mode, rdev: e.Rdev, link: e.Target}
 	isReg := n.mode&ondisk.ModeFmt == ondisk.ModeReg
@@ -298,25 +310,28 @@ func (k *Bulk) items(items []Item, e *BulkEntry, index, dirFlags uint64) ([]Item
 		// that has them, as if it had been moved here.
 		n.Flags &^= ondisk.InodeNoDataCow | ondisk.InodeNoDataSum
 	}
-	items, it := o.inodeItems(items, e.Ino, e.Dir, index, e.Name, &n)
+	var it *ondisk.InodeItem
+	k.items, it = o.inodeItems(k.items, e.Ino, e.Dir, index, e.Name, &n)
 	if !isReg {
 		if n.mode&ondisk.ModeFmt == ondisk.ModeDir {
+			k.fresh[e.Ino] = it
 			o.t.dirs.put(e.Ino, dirState{next: 2, mode: n.mode, gid: n.GID, flags: n.Flags})
 		}
-		return items, nil
+		return nil
 	}
 	it.SetSize(e.Size)
 	if len(e.Inline) > 0 {
 		it.SetNBytes(uint64(len(e.Inline)))
-		return append(items, Item{Key: typeKey(e.Ino, ondisk.ExtentDataKey, 0), Data: o.inlineItem(e.Inline)}), nil
+		k.items = append(k.items, Item{Key: typeKey(e.Ino, ondisk.ExtentDataKey, 0), Data: o.inlineItem(e.Inline)})
+		return nil
 	}
 	it.SetNBytes(alignUp(e.Size))
-	return k.extents(items, e)
+	return k.extents(e)
 }
 
-// extents appends the EXTENT_DATA items of a file whose content was placed: one, or more where free space was in
+// extents gathers the EXTENT_DATA items of a file whose content was placed: one, or more where free space was in
 // pieces.
-func (k *Bulk) extents(items []Item, e *BulkEntry) ([]Item, error) {
+func (k *Bulk) extents(e *BulkEntry) error {
 	at, end := uint64(e.DataOff), uint64(e.DataOff)+alignUp(e.Size)
 	for _, p := range k.pieces {
 		from, to := max(at, p.Start), min(end, p.Start+p.DiskLen)
@@ -327,11 +342,11 @@ func (k *Bulk) extents(items []Item, e *BulkEntry) ([]Item, error) {
 		x := Extent{Start: from - at, Len: n, Type: ondisk.FileExtentReg, Addr: p.Addr + ondisk.Logical(from-p.Start), DiskLen: n, RAMBytes: n}
 		r := x.ref()
 		if err := k.o.t.cfg.Store.AddDataRef(k.o.tx, r.addr, r.n, k.o.t.id, e.Ino, r.offset, true); err != nil {
-			return items, err
+			return err
 		}
-		items = append(items, Item{Key: typeKey(e.Ino, ondisk.ExtentDataKey, x.Start), Data: x.put(new([ondisk.FileExtentItemSize]byte), k.o.tx.Generation())})
+		k.items = append(k.items, Item{Key: typeKey(e.Ino, ondisk.ExtentDataKey, x.Start), Data: x.put(new([ondisk.FileExtentItemSize]byte), k.o.tx.Generation())})
 	}
-	return items, nil
+	return nil
 }
 
 // inodeItems appends the items of a new inode but for a file's extents, and returns the view of its INODE_ITEM.
