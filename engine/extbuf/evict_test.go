@@ -48,6 +48,16 @@ func TestClockKeepsWhatIsHot(t *testing.T) {
 	if n := f.readCount(at(0)); n > 3 {
 		t.Errorf("the hot block was read %d times", n)
 	}
+	kept := 0
+	for i := 12000 - 256; i < 12000; i++ {
+		if b := c.Lookup(at(i)); b != nil {
+			kept++
+			b.Release()
+		}
+	}
+	if kept < 200 {
+		t.Errorf("of the last 256 blocks %d are in memory, with room for 512", kept)
+	}
 }
 
 // With everything held or dirty nothing is evicted, and allocation still works.

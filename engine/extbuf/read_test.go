@@ -201,19 +201,22 @@ func TestSingleFlight(t *testing.T) {
 
 // What becomes of a reader who waits for the read of another one. The block has generation 7.
 func TestFlightOfAnother(t *testing.T) {
+	is, other := testKey(at(0)), testKey(at(1))
+	gen7, gen8 := Expect{Gen: 7}, Expect{Gen: 8}
 	for _, tc := range []struct {
 		name          string
-		first, second ondisk.Generation // what they expect
+		first, second Expect
 		cancelFirst   bool
 		cancelSecond  bool
 		reads         int
 		err1, err2    error
 	}{
-		{name: "the first is cancelled", first: 7, second: 7, cancelFirst: true, reads: 1, err1: context.Canceled},
-		{name: "the second is cancelled", first: 7, second: 7, cancelSecond: true, reads: 1, err2: context.Canceled},
-		{name: "the first expects something else", first: 8, second: 7, reads: 2, err1: fserr.ErrCorrupt},
-		{name: "the second expects something else", first: 7, second: 8, reads: 1, err2: fserr.ErrCorrupt},
-		{name: "both fail alike", first: 8, second: 8, reads: 1, err1: fserr.ErrCorrupt, err2: fserr.ErrCorrupt},
+		{name: "the first is cancelled", first: gen7, second: gen7, cancelFirst: true, reads: 1, err1: context.Canceled},
+		{name: "the second is cancelled", first: gen7, second: gen7, cancelSecond: true, reads: 1, err2: context.Canceled},
+		{name: "the first expects something else", first: gen8, second: gen7, reads: 2, err1: fserr.ErrCorrupt},
+		{name: "the second expects something else", first: gen7, second: gen8, reads: 1, err2: fserr.ErrCorrupt},
+		{name: "the first expects another key", first: Expect{FirstKey: &other}, second: Expect{FirstKey: &is}, reads: 2, err1: fserr.ErrCorrupt},
+		{name: "both fail alike", first: gen8, second: gen8, reads: 1, err1: fserr.ErrCorrupt, err2: fserr.ErrCorrupt},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			f := newFakeIO(1)
@@ -222,10 +225,10 @@ func TestFlightOfAnother(t *testing.T) {
 			f.onRead = func(ondisk.Logical, int) error { <-release; return nil }
 			c := newTestCache(t, f)
 			var wg sync.WaitGroup
-			read := func(ctx context.Context, gen ondisk.Generation, want error) {
-				b, err := c.Read(ctx, at(0), Expect{Gen: gen})
+			read := func(ctx context.Context, expect Expect, want error) {
+				b, err := c.Read(ctx, at(0), expect)
 				if !errors.Is(err, want) {
-					t.Errorf("%s: reader of generation %d: %v, want %v", tc.name, gen, err, want)
+					t.Errorf("%s: reader of %+v: %v, want %v", tc.name, expect, err, want)
 				}
 				if err == nil {
 					b.Release()
