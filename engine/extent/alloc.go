@@ -41,17 +41,21 @@ func (m *Manager) AllocTreeBlock(ctx context.Context, _ btree.Txn, r btree.Alloc
 	return ondisk.Logical(addr), nil
 }
 
-// DropTreeBlock implements btree.Allocator. When it returns freed, another writer may get the address at once: the
-// caller holds the block's write lock until it has told the cache to forget it, so that the new owner, who gets the
-// same buffer (I3), waits for that.
+// DropTreeBlock implements btree.Allocator. freed tells the caller to have the cache forget the block: nothing reaches
+// it, so it need not be written. Another writer may get the address at once: the caller holds the block's write lock
+// until the cache has forgotten it, so that the new owner, who gets the same buffer (I3), waits for that. A block whose
+// extent item has been written already is forgotten too, but its space is pinned when its delayed ref runs.
 func (m *Manager) DropTreeBlock(ctx context.Context, tx btree.Txn, d btree.DropReq) (freed bool, err error) {
 	addr := uint64(d.Addr)
 	set := m.refs.Load()
 	if err := set.Drop(addr, m.nodesize, treeRef(d.Owner, d.Parent, d.Level), delayedref.DropOptions{Born: uint64(d.Born)}); err != nil {
 		return false, err
 	}
-	if d.Born != tx.Generation() || d.Written || !set.CancelNew(addr) {
+	if d.Born != tx.Generation() || d.Written {
 		return false, nil
+	}
+	if !set.CancelNew(addr) {
+		return d.Last, nil
 	}
 	g := m.groupOf(addr)
 	if g == nil {

@@ -3,7 +3,6 @@ package extent
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 
 	"imgtool/delayedref"
@@ -26,7 +25,7 @@ func (m *Manager) RunDelayedRefs(ctx context.Context, tx btree.Txn, max int) err
 		if _, err := set.Run(ctx, a, max); err != nil {
 			return err
 		}
-		if m.freeNotes() < maxFreeNotes {
+		if m.spaces[kindData].notes.Load()+m.spaces[kindMetadata].notes.Load() < maxFreeNotes {
 			return nil
 		}
 		_, err := m.flushFreeSpace(a.ctx, tx)
@@ -43,19 +42,6 @@ func (m *Manager) RunDelayedRefs(ctx context.Context, tx btree.Txn, max int) err
 			return nil
 		}
 	}
-}
-
-// freeNotes counts the ranges that the free-space tree does not know yet.
-func (m *Manager) freeNotes() (n int) {
-	m.dirtyMu.Lock()
-	groups := slices.Collect(maps.Keys(m.fstDirty))
-	m.dirtyMu.Unlock()
-	for _, g := range groups {
-		g.mu.Lock()
-		n += len(g.freed)
-		g.mu.Unlock()
-	}
-	return n
 }
 
 // applier is the delayedref.Applier of one call of RunDelayedRefs. Its context does not end, since half a head on disk

@@ -200,6 +200,8 @@ func (m *Manager) cutCsums(ctx context.Context, tx btree.Txn, from, to uint64) e
 // LookupCsums returns the checksums of the n bytes at addr (multiples of the sector size), one after the other, and
 // which of them exist: those of NODATASUM files and of preallocated extents do not, their bytes are zero.
 func (m *Manager) LookupCsums(ctx context.Context, addr ondisk.Logical, n uint64) (sums []byte, have []bool, err error) {
+	m.csumMu.RLock() // merging and cutting move checksums between items
+	defer m.csumMu.RUnlock()
 	t := m.trees.Csum()
 	return m.lookupCsums(addr, n, func(k ondisk.Key) (ondisk.Key, bool, error) {
 		at, _, ok, err := t.SeekLE(ctx, k)

@@ -30,7 +30,7 @@
 // block; those below are leaves that only touch memory.
 //
 //	createMu             one goroutine inserts the items of chunks, or removes a block group
-//	csumMu               one goroutine changes checksum items (two writers might merge with one neighbour)
+//	csumMu               one goroutine changes checksum items (two writers might merge with one neighbour) and no reader looks meanwhile
 //	group.fstMu          one goroutine changes a group's part of the free-space tree
 //	-------------------- tree blocks -- delayed-ref head -- delayed-ref set --
 //	group.loadMu         one goroutine loads a group; reads blocks of commit roots, which takes no tree-block lock

@@ -70,6 +70,7 @@ func (m *Manager) flushGroup(ctx context.Context, tx btree.Txn, g *group) (bool,
 	defer g.fstMu.Unlock()
 	g.mu.Lock()
 	changes := coalesce(g.freed)
+	g.space.notes.Add(-int64(len(g.freed)))
 	clear(g.freed)
 	g.mu.Unlock()
 	t := m.trees.FreeSpace()

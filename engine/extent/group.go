@@ -165,9 +165,11 @@ func (g *group) note(addr uint64, n int64) {
 	if g.freed == nil {
 		g.freed = map[uint64]int64{}
 	}
+	before := len(g.freed)
 	if g.freed[addr] += n; g.freed[addr] == 0 {
 		delete(g.freed, addr)
 	}
+	g.space.notes.Add(int64(len(g.freed) - before))
 }
 
 // empty reports that every byte is free: the group can be removed. Called with mu held.

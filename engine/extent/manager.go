@@ -76,13 +76,14 @@ type Manager struct {
 	sysItems  tree.Map[uint64, []byte]
 
 	createMu sync.Mutex
-	csumMu   sync.Mutex
+	csumMu   sync.RWMutex
 
 	dirtyMu  sync.Mutex
 	dirty    map[*group]struct{} // block-group item to write
 	fstDirty map[*group]struct{} // free-space tree to bring up to date
 
 	globalSize atomic.Uint64 // bytes of the global reserve, see reserve.go
+	treesSize  atomic.Uint64 // bytes of the trees that the Manager keeps, as the transaction began
 }
 
 // The kinds of space, in the order of pin.Extent.Kind.

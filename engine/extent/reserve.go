@@ -122,23 +122,35 @@ func (m *Manager) reclaimable(sp *space) bool {
 }
 
 // metadataFor is how many bytes of metadata a kind of reservation may count on: the block groups, the chunks that can
-// still be made (overcommit), less the global reserve and what the queued delayed refs will need.
+// still be made (overcommit), less what the commit will need, and less the global reserve.
+//
+// Deletions may use the global reserve, but not what the commit of what they have queued will need: after that commit
+// they go on with what it gave back.
 func (m *Manager) metadataFor(kind ReserveKind) uint64 {
 	sp := m.spaces[kindMetadata]
 	m.chunkMu.Lock()
 	total := uint64(sp.size.Load()) + m.allocatable(sp)
 	m.chunkMu.Unlock()
-	keep := m.globalSize.Load()
-	if kind == ReserveFreeing {
-		keep /= 4
+	keep := m.commitNeed()
+	if kind == ReserveNormal {
+		keep = max(keep, m.globalSize.Load())
 	}
-	keep += m.queued()
 	return total - min(total, keep)
 }
 
-// queued is how much metadata the delayed refs that are queued may take beyond what the global reserve holds for every
-// block of the trees they change: the growth of the extent tree, some twenty items a node at its emptiest.
-func (m *Manager) queued() uint64 { return uint64(m.DelayedRefs()) * m.nodesize / 20 }
+// commitNeed is how much metadata the commit of the running transaction may still take: a few paths for root items and
+// the like; for each change that is queued a copy of the leaf that it goes to, in the extent tree and in one other tree,
+// which in all cannot be more than those trees have, and again for their growth.
+func (m *Manager) commitNeed() uint64 {
+	queued := uint64(m.DelayedRefs())
+	for _, sp := range m.spaces {
+		queued += uint64(max(0, sp.notes.Load()))
+	}
+	return m.ItemBytes(commitItems) + min(2*queued*m.nodesize, 2*m.treesSize.Load()) + queued*m.nodesize/32
+}
+
+// commitItems is how many items of other trees the commit itself may change.
+const commitItems = 8
 
 // allocatable is how many bytes chunks of a kind could still give. Called with chunkMu held.
 func (m *Manager) allocatable(sp *space) (n uint64) {
@@ -163,26 +175,27 @@ func (m *Manager) metadataShort() uint64 {
 	return need - min(need, size)
 }
 
-// updateGlobalReserve sizes the global reserve: what a commit may have to copy of the trees that describe the others,
-// and again for their growth; at least what some deletions need, at most 512 MiB or a quarter of the metadata there is
+// updateGlobalReserve sizes the global reserve: what a commit may have to copy of the trees that describe the others; at
+// least what some deletions need, at most 512 MiB or a quarter of the metadata there is
 // (fs/btrfs/block-rsv.c, btrfs_update_global_block_rsv, has the tree sizes and the upper bound).
 func (m *Manager) updateGlobalReserve() {
 	need := uint64(0)
 	for _, t := range m.ownTrees() {
 		need += m.treeBytes(t)
 	}
+	m.treesSize.Store(need)
 	size := uint64(m.spaces[kindMetadata].size.Load())
-	m.globalSize.Store(min(max(2*need, m.ItemBytes(20)), 512<<20, size/4))
+	m.globalSize.Store(min(max(need, m.ItemBytes(20)), 512<<20, size/4))
 }
 
-// treeBytes estimates the size of a tree from its root: children of the root are taken as two thirds full.
+// treeBytes estimates the size of a tree from its root: children of the root are taken as nearly full.
 func (m *Manager) treeBytes(t *btree.Tree) uint64 {
 	root := t.CommitRootBuffer()
 	if root == nil {
 		return m.nodesize
 	}
 	b := root.Block()
-	blocks, fan := uint64(1), uint64(ondisk.MaxPtrs(int(m.nodesize))*2/3)
+	blocks, fan := uint64(1), uint64(ondisk.MaxPtrs(int(m.nodesize))*5/6)
 	width := uint64(1)
 	for level := int(b.Level()); level > 0; level-- {
 		if level == int(b.Level()) {

@@ -20,6 +20,7 @@ type space struct {
 	used     atomic.Int64
 	reserved atomic.Int64
 	pinned   atomic.Int64
+	notes    atomic.Int64  // ranges that the free-space tree does not know yet
 	chunks   atomic.Uint64 // chunks made in this session
 	cursor   atomic.Uint64 // where the next allocation is looked for
 
