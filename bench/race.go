@@ -36,6 +36,12 @@ type RaceOptions struct {
 	// nothing is yet, or an empty file, which is formatted. Empty: temporary images, one a replay.
 	Image string
 	Seed  int64 // of file counts and the like, and so of X
+
+	Scenarios []Scenario // nil: both
+	// Opened is called with the file system before a replay; Paused when all has happened that can go wrong and the
+	// reader, who lives, has not gone on yet. Both for tests, may be nil.
+	Opened func(*engine.FS)
+	Paused func(image string, x ondisk.Logical) error
 }
 
 // RaceResult is the outcome of one replay.
@@ -47,9 +53,9 @@ type RaceResult struct {
 	Mismatches int            `json:"mismatches"`
 	Expected   bool           `json:"expected"` // the outcome is what the policy promises
 
-	reusedBy ondisk.TreeID     // the file tree that got X; 0 if it was not handed out
-	onDisk   ondisk.TreeID     // owner of the block at X on the image when all was over; under epoch while the reader lived
-	gen      ondisk.Generation // in that block's header
+	ReusedBy ondisk.TreeID     `json:"-"` // the file tree that got X; 0 if it was not handed out
+	OnDisk   ondisk.TreeID     `json:"-"` // owner of the block at X on the image when all was over; under epoch while the reader lived
+	Gen      ondisk.Generation `json:"-"` // in that block's header
 }
 
 // ErrUnexpected is returned when a policy did not do what it promises.
@@ -70,14 +76,11 @@ func ParsePolicies(word string) ([]commitview.Policy, error) {
 // RunRace replays both scenarios under each policy and writes the diagrams, or JSON, to w. The error matches
 // ErrUnexpected if a policy broke its promise; otherwise it says why a replay could not be run.
 func RunRace(ctx context.Context, w io.Writer, o RaceOptions) error {
-	if o.Policies == nil {
-		o.Policies = commitview.Policies()
-	}
 	text := w
 	if o.JSON {
 		text = io.Discard
 	}
-	results, err := raceAll(ctx, text, o)
+	results, err := Race(ctx, text, o)
 	if err != nil {
 		return err
 	}
@@ -99,18 +102,25 @@ func RunRace(ctx context.Context, w io.Writer, o RaceOptions) error {
 	return err
 }
 
-func raceAll(ctx context.Context, w io.Writer, o RaceOptions) (results []RaceResult, err error) {
+// Race is RunRace without a verdict: it writes the diagrams to w and returns the results.
+func Race(ctx context.Context, w io.Writer, o RaceOptions) (results []RaceResult, err error) {
+	if o.Policies == nil {
+		o.Policies = commitview.Policies()
+	}
+	if o.Scenarios == nil {
+		o.Scenarios = Scenarios()
+	}
 	st := newStage(w)
 	var f *engine.FS
 	if o.Image != "" {
-		if f, err = openOrFormat(ctx, o.Image, st); err != nil {
+		if f, err = openOrFormat(ctx, o.Image, st, len(o.Policies)*len(o.Scenarios)); err != nil {
 			return nil, err
 		}
 		defer func() { err = errors.Join(err, f.Close()) }()
 	}
 	for _, p := range o.Policies {
-		for _, sc := range Scenarios() {
-			r, err := raceOnce(ctx, f, st, raceRun{policy: p, scenario: sc, seed: o.Seed, image: o.Image})
+		for _, sc := range o.Scenarios {
+			r, err := raceOnce(ctx, f, st, raceRun{RaceOptions: &o, policy: p, scenario: sc, image: o.Image})
 			if err != nil {
 				return results, fmt.Errorf("race replay, policy %v, scenario %s: %w", p, sc, err)
 			}
@@ -134,14 +144,15 @@ func raceOnce(ctx context.Context, f *engine.FS, st *stage, r raceRun) (res Race
 		}
 		defer func() { err = errors.Join(err, f.Close()) }()
 	}
+	if r.Opened != nil {
+		r.Opened(f)
+	}
 	return r.replay(ctx, f, st)
 }
 
-// Images made for the replay. Metadata is single, so that its space is small and the allocator soon comes round.
-const (
-	raceImageSize = 64 << 20  // for one replay
-	raceAllSize   = 256 << 20 // for all of them
-)
+// raceImageSize is the size of an image made for one replay, in bytes. Metadata is single and a tenth of it, at least
+// 8 MiB, so that the allocator soon comes round.
+const raceImageSize = 64 << 20
 
 func formatRace(ctx context.Context, path string, st *stage, size uint64) (*engine.FS, error) {
 	o := engine.FormatOptions{Options: mkfs.Default(), Size: size}
@@ -151,10 +162,10 @@ func formatRace(ctx context.Context, path string, st *stage, size uint64) (*engi
 	return engine.Format(ctx, path, o)
 }
 
-func openOrFormat(ctx context.Context, path string, st *stage) (*engine.FS, error) {
+func openOrFormat(ctx context.Context, path string, st *stage, replays int) (*engine.FS, error) {
 	fi, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && fi.Mode().IsRegular() && fi.Size() == 0 {
-		return formatRace(ctx, path, st, raceAllSize)
+		return formatRace(ctx, path, st, uint64(replays)*raceImageSize)
 	}
 	if err != nil {
 		return nil, err

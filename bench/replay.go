@@ -15,13 +15,10 @@ import (
 
 // raceRun is one replay.
 type raceRun struct {
+	*RaceOptions
 	policy   commitview.Policy
 	scenario Scenario
-	seed     int64
-	image    string // for messages
-
-	// paused is called by tests when all is done that can go wrong and the reader has not gone on yet.
-	paused func(ctx context.Context, x ondisk.Logical) error
+	image    string
 }
 
 // found is how a search has ended.
@@ -33,8 +30,8 @@ type found struct {
 // replay sets the scene in a directory of its own, runs the race, and commits what it changed.
 func (r raceRun) replay(ctx context.Context, f *engine.FS, st *stage) (res RaceResult, err error) {
 	res = RaceResult{Policy: r.policy.String(), Scenario: r.scenario}
-	rng := rand.New(rand.NewPCG(uint64(r.seed), uint64(r.policy)<<8|uint64(len(r.scenario))))
-	sc, err := setScene(ctx, f, rng, fmt.Sprintf("race-%s-%s-%d", r.policy, r.scenario, r.seed))
+	rng := rand.New(rand.NewPCG(uint64(r.Seed), uint64(r.policy)<<8|uint64(len(r.scenario))))
+	sc, err := setScene(ctx, f, rng, fmt.Sprintf("race-%s-%s-%d", r.policy, r.scenario, r.Seed))
 	if err != nil {
 		return res, err
 	}
@@ -47,7 +44,11 @@ func (r raceRun) replay(ctx context.Context, f *engine.FS, st *stage) (res RaceR
 		return res, err
 	}
 	defer v.Close()
-	right, err := v.Get(ctx, key)
+	root, err := f.DB().Root(ctx, sc.readonly)
+	if err != nil {
+		return res, err
+	}
+	right, err := root.Tree.Get(ctx, key) // not through the view, which must meet the race in its first search
 	if err != nil {
 		return res, fmt.Errorf("before the race: %w", err)
 	}
@@ -102,12 +103,12 @@ func (r raceRun) race(ctx context.Context, f *engine.FS, st *stage, sc *scene, v
 		return found{}, err
 	}
 	if r.policy == commitview.Epoch {
-		if res.onDisk, res.gen, err = r.owner(ctx, f, res.Bytenr); err != nil {
+		if res.OnDisk, res.Gen, err = r.owner(ctx, f, res.Bytenr); err != nil {
 			return found{}, err
 		}
 	}
-	if r.paused != nil {
-		if err := r.paused(ctx, res.Bytenr); err != nil {
+	if r.Paused != nil {
+		if err := r.Paused(r.image, res.Bytenr); err != nil {
 			return found{}, err
 		}
 	}
@@ -174,7 +175,7 @@ func (r raceRun) reuse(ctx context.Context, f *engine.FS, st *stage, sc *scene, 
 			switch {
 			case owner == o.tree.ID() && born == f.DB().Generation():
 				st.say(3, fmt.Sprintf("  the eb is the root of tree %d now,", owner), fmt.Sprintf("  %d changes in subvolumes later", round*len(sc.others)))
-				res.reusedBy = owner
+				res.ReusedBy = owner
 				return nil
 			case passed && r.policy == commitview.Epoch:
 				st.say(3, fmt.Sprintf("  the allocator went past X (%d blocks)", blocks))
@@ -230,14 +231,14 @@ func (r raceRun) afterwards(ctx context.Context, f *engine.FS, st *stage, res *R
 	if r.policy != commitview.Epoch {
 		when = "now"
 		var err error
-		if res.onDisk, res.gen, err = r.owner(ctx, f, res.Bytenr); err != nil {
+		if res.OnDisk, res.Gen, err = r.owner(ctx, f, res.Bytenr); err != nil {
 			return err
 		}
-		if res.onDisk != res.reusedBy {
-			return fmt.Errorf("block %d is tree %d's on the image, and was handed to tree %d", res.Bytenr, res.onDisk, res.reusedBy)
+		if res.OnDisk != res.ReusedBy {
+			return fmt.Errorf("block %d is tree %d's on the image, and was handed to tree %d", res.Bytenr, res.OnDisk, res.ReusedBy)
 		}
 	}
-	st.say(0, "", fmt.Sprintf("dump-tree -b %d of %s, %s: owner %d, generation %d", res.Bytenr, r.image, when, res.onDisk, res.gen), "")
+	st.say(0, "", fmt.Sprintf("dump-tree -b %d of %s, %s: owner %d, generation %d", res.Bytenr, r.image, when, res.OnDisk, res.Gen), "")
 	return nil
 }
 
