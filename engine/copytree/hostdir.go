@@ -131,6 +131,8 @@ func (d *hostDir) parse(all []hostName, buf []byte) ([]hostName, error) {
 	return all, nil
 }
 
+func pathError(op, path string, err error) error { return &fs.PathError{Op: op, Path: path, Err: err} }
+
 func (d *hostDir) join(name string) string {
 	if strings.HasSuffix(d.path, "/") {
 		return d.path + name
