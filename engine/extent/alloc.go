@@ -109,7 +109,7 @@ func (m *Manager) take(ctx context.Context, sp *space, least, most, align, hint 
 
 // takeFrom tries the group that hint lies in, from there on, and then the others in order of address.
 func (m *Manager) takeFrom(ctx context.Context, sp *space, least, most, align, hint uint64) (addr, n uint64, ok bool, err error) {
-	for _, g := range sp.order(hint) {
+	for g := range sp.order(hint) {
 		if g.roomAtMost() < least {
 			continue
 		}
@@ -128,7 +128,7 @@ func (m *Manager) takeLargest(ctx context.Context, sp *space, least, most, hint 
 	for range 4 { // others may take the range between looking and taking
 		var best *group
 		largest := uint64(0)
-		for _, g := range sp.order(hint) {
+		for g := range sp.order(hint) {
 			if g.roomAtMost() < max(least, largest) {
 				continue
 			}

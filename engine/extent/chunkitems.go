@@ -143,7 +143,8 @@ func (m *Manager) GroupsDirty() bool {
 }
 
 // WriteDirtyBlockGroups writes the items of the block groups that have changed, those of new chunks first, and reports
-// whether it wrote any. Writing changes trees, and so block groups again: the commit repeats it, together with
+// whether it wrote any. When somebody has found no space it also removes empty block groups, so that their chunks can
+// become some of another kind. Writing changes trees, and so block groups again: the commit repeats it, together with
 // RunDelayedRefs, until nothing is dirty. Errors are those of CreatePendingChunks.
 func (m *Manager) WriteDirtyBlockGroups(ctx context.Context, tx btree.Txn) (changed bool, err error) {
 	if m.ChunksPending() {
@@ -153,6 +154,13 @@ func (m *Manager) WriteDirtyBlockGroups(ctx context.Context, tx btree.Txn) (chan
 		}
 	}
 	ctx = context.WithoutCancel(ctx)
+	if m.removeEmpty.Swap(false) {
+		n, err := m.RemoveEmptyBlockGroups(ctx, tx)
+		if err != nil {
+			return changed, err
+		}
+		changed = changed || n > 0
+	}
 	m.dirtyMu.Lock()
 	groups := make([]*group, 0, len(m.dirty))
 	for g := range m.dirty {

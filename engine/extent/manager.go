@@ -82,6 +82,8 @@ type Manager struct {
 	dirty    map[*group]struct{} // block-group item to write
 	fstDirty map[*group]struct{} // free-space tree to bring up to date
 
+	removeEmpty atomic.Bool // the next commit removes empty block groups
+
 	globalSize atomic.Uint64 // bytes of the global reserve, see reserve.go
 	treesSize  atomic.Uint64 // bytes of the trees that the Manager keeps, as the transaction began
 }

@@ -89,6 +89,7 @@ func (m *Manager) reserve(ctx context.Context, sp *space, n uint64, limit func()
 		}
 		if m.reclaim != nil && tries < reclaimTries && m.reclaimable(sp) {
 			tries++
+			m.removeEmpty.Store(true) // chunks of the other kinds may be in the way
 			if err := m.reclaim(ctx); err != nil {
 				return Reservation{}, err
 			}
@@ -116,9 +117,24 @@ func (s *space) promise(n, limit uint64) bool {
 	return true
 }
 
-// reclaimable reports whether a commit would give anything back.
+// reclaimable reports whether a commit would give anything back: pinned space, or the chunks of empty block groups.
 func (m *Manager) reclaimable(sp *space) bool {
-	return sp.pinned.Load() > 0 || sp.reserved.Load() > 0 || m.DelayedRefs() > 0
+	if sp.pinned.Load() > 0 || sp.reserved.Load() > 0 || m.DelayedRefs() > 0 {
+		return true
+	}
+	for _, g := range m.allGroups() {
+		if g.space != sp && g.space.spares(g) {
+			return true
+		}
+	}
+	return false
+}
+
+// spares reports whether a group is empty, and not the last of its kind.
+func (s *space) spares(g *group) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.readOnly && g.created && g.empty() && len(s.list()) > 1
 }
 
 // metadataFor is how many bytes of metadata a kind of reservation may count on: the block groups, the chunks that can

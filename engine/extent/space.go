@@ -2,6 +2,7 @@ package extent
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -65,15 +66,18 @@ func (s *space) taken() uint64 {
 	return uint64(s.used.Load() + s.reserved.Load() + s.pinned.Load())
 }
 
-// order returns the groups in the order in which an allocation near hint tries them.
-func (s *space) order(hint uint64) []*group {
-	gs := s.list()
-	i := slices.IndexFunc(gs, func(g *group) bool { return hint < g.end() })
-	if i <= 0 {
-		return gs
+// order yields the groups in the order in which an allocation near hint tries them: the one that holds hint, those
+// behind it, and then those before.
+func (s *space) order(hint uint64) iter.Seq[*group] {
+	return func(yield func(*group) bool) {
+		gs := s.list()
+		first := max(0, slices.IndexFunc(gs, func(g *group) bool { return hint < g.end() }))
+		for i := range gs {
+			if !yield(gs[(first+i)%len(gs)]) {
+				return
+			}
+		}
 	}
-	out := make([]*group, 0, len(gs))
-	return append(append(out, gs[i:]...), gs[:i]...)
 }
 
 // profile returns type and profile of a new chunk: those of the youngest block group of this kind.
