@@ -13,8 +13,9 @@
 //
 //	corrupt leaf: root=5 block=30408704 slot=3 ino=257, invalid item end, have 16300 expect 16283
 //
-// Files: block.go (header, nodes, leaves), file.go (what file trees hold), extent.go (extent tree), space.go
-// (block groups, free space, devices), root.go (root tree, uuid tree, quotas), chunk.go and super.go.
+// Files: block.go (header, nodes, leaves), file.go (inodes and names), data.go (file extents and data checksums),
+// extent.go (extent tree), space.go (block groups, free space, devices), root.go (root tree, uuid tree, quotas),
+// chunk.go and super.go.
 //
 // Nothing here does I/O, takes locks, or allocates while it finds nothing wrong.
 package treecheck
