@@ -156,15 +156,23 @@ func (t *Tree) lockChild(ctx context.Context, b ondisk.Block, slot int, write bo
 	return c, nil
 }
 
-// readChild returns the child at a slot of node b with a reference. b is locked, or not changing.
+// readChild returns the child at a slot of node b with a reference. b is locked, or not changing. The level is compared
+// before anybody locks the child: a pointer that leads back up would make a goroutine wait for itself.
 func (t *Tree) readChild(ctx context.Context, b ondisk.Block, slot int) (*extbuf.Buffer, error) {
-	addr := b.BlockPtr(slot)
+	addr, level, gen := b.BlockPtr(slot), b.Level()-1, b.PtrGeneration(slot)
 	if c := t.cfg.Cache.Lookup(addr); c != nil {
+		if have := c.Level(); have != level {
+			c.Release()
+			return nil, t.mismatch(level, addr, "parent level check failed, have %d expect %d", have, level)
+		}
+		if have := c.Generation(); have != gen {
+			c.Release()
+			return nil, t.mismatch(level, addr, "parent transid verify failed, have %d expect %d", have, gen)
+		}
 		return c, nil
 	}
-	x := extbuf.Expect{Level: b.Level() - 1, Gen: b.PtrGeneration(slot)}
 	k := b.Key(slot)
-	x.FirstKey = &k
+	x := extbuf.Expect{Level: level, Gen: gen, FirstKey: &k}
 	if !t.cfg.Shareable {
 		x.Owner = t.cfg.ID
 	}
@@ -175,28 +183,24 @@ func (t *Tree) readChild(ctx context.Context, b ondisk.Block, slot int) (*extbuf
 	return c, nil
 }
 
-// verifyChild compares child c, which is locked, with the pointer that led to it (I9).
+// verifyChild compares child c, which is locked, with what else the pointer that led to it says (I9).
 func (t *Tree) verifyChild(b ondisk.Block, slot int, c *extbuf.Buffer) error {
 	cb := c.Block()
 	switch {
-	case cb.Level() != b.Level()-1:
-		return t.mismatch(c, "parent level check failed, have %d expect %d", cb.Level(), b.Level()-1)
-	case cb.Header().Generation() != b.PtrGeneration(slot):
-		return t.mismatch(c, "parent transid verify failed, have %d expect %d", cb.Header().Generation(), b.PtrGeneration(slot))
 	case cb.NrItems() == 0:
-		return t.mismatch(c, "empty block below a node")
+		return t.mismatch(cb.Level(), c.Addr(), "empty block below a node")
 	case cb.Key(0) != b.Key(slot):
-		return t.mismatch(c, "first key check failed, have %v expect %v", cb.Key(0), b.Key(slot))
+		return t.mismatch(cb.Level(), c.Addr(), "first key check failed, have %v expect %v", cb.Key(0), b.Key(slot))
 	}
 	return nil
 }
 
-func (t *Tree) mismatch(c *extbuf.Buffer, format string, args ...any) error {
+func (t *Tree) mismatch(level uint8, addr ondisk.Logical, format string, args ...any) error {
 	what := "node"
-	if c.Level() == 0 {
+	if level == 0 {
 		what = "leaf"
 	}
-	return fserr.Corruptf(what, uint64(t.cfg.ID), uint64(c.Addr()), format, args...)
+	return fserr.Corruptf(what, uint64(t.cfg.ID), uint64(addr), format, args...)
 }
 
 // carryFirstKey makes the ancestors agree with the first key of the block at level.

@@ -1,0 +1,321 @@
+package btree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+
+	"imgtool/engine/extbuf"
+	"imgtool/engine/fserr"
+	"imgtool/engine/ondisk"
+)
+
+// reopen forgets all that is in memory and opens the trees from the device.
+func (w *world) reopen() {
+	w.tb.Helper()
+	w.commit()
+	var trees []*Tree
+	for _, t := range w.trees {
+		addr, level, gen := t.Root()
+		n := New(w.config(t.ID()), addr, level, gen)
+		n.SetLastSnapshot(t.LastSnapshot())
+		trees = append(trees, n)
+		t.Close()
+	}
+	if err := w.cache.Close(); err != nil {
+		w.tb.Fatal(err)
+	}
+	w.cache = extbuf.NewCache(extbuf.Options{IO: w.io, NodeSize: testNode, FSID: ondisk.UUID{1}, ChunkTreeUUID: ondisk.UUID{2}})
+	for _, t := range trees {
+		t.cfg.Cache = w.cache
+	}
+	w.trees = trees
+}
+
+func seqKey(i int) ondisk.Key { return ondisk.Key{ObjectID: ondisk.ObjectID(256 + i), Type: 1} }
+
+// fillTree inserts items 0..n-1 in random order.
+func (w *world) fillTree(t *Tree, rng *rand.Rand, n, size int) {
+	w.tb.Helper()
+	for _, i := range rng.Perm(n) {
+		if err := t.Insert(ctx, w.gen, seqKey(i), make([]byte, size)); err != nil {
+			w.tb.Fatal(err)
+		}
+	}
+}
+
+// content returns the whole tree as text.
+func (w *world) content(t *Tree) string {
+	w.tb.Helper()
+	var s []byte
+	if err := t.Scan(ctx, ondisk.MinKey, ondisk.MaxKey, func(k ondisk.Key, d []byte) (bool, error) {
+		s = fmt.Appendf(s, "%v %x\n", k, d)
+		return true, nil
+	}); err != nil {
+		w.tb.Fatal(err)
+	}
+	return string(s)
+}
+
+// mutations are operations that each need several blocks when nothing was copied yet.
+func mutations(rng *rand.Rand, n int) map[string]func(w *world, t *Tree) error {
+	k := seqKey(rng.IntN(n))
+	fresh := k
+	fresh.Offset = 1
+	big := make([]byte, ondisk.MaxItemSize(testNode))
+	return map[string]func(w *world, t *Tree) error{
+		"insert":  func(w *world, t *Tree) error { return t.Insert(ctx, w.gen, fresh, make([]byte, 600)) },
+		"biggest": func(w *world, t *Tree) error { return t.Insert(ctx, w.gen, fresh, big) },
+		"first":   func(w *world, t *Tree) error { return t.Insert(ctx, w.gen, ondisk.Key{ObjectID: 1}, make([]byte, 600)) },
+		"last":    func(w *world, t *Tree) error { return t.Insert(ctx, w.gen, ondisk.MaxKey, make([]byte, 600)) },
+		"delete":  func(w *world, t *Tree) error { return t.Delete(ctx, w.gen, k) },
+		"put":     func(w *world, t *Tree) error { return t.Put(ctx, w.gen, k, big) },
+		"update": func(w *world, t *Tree) error {
+			return t.Update(ctx, w.gen, k, func(b []byte) error { b[0] = 1; return nil })
+		},
+		"modify": func(w *world, t *Tree) error {
+			return t.Modify(ctx, w.gen, k, func(old []byte) ([]byte, error) { return append(old, 1), nil })
+		},
+		"setkey": func(w *world, t *Tree) error { return t.SetKey(ctx, w.gen, k, fresh) },
+	}
+}
+
+// TestNoSpace lets each allocation of each operation fail once. The operation must change nothing, or be done if it
+// could do without the block; the tree and all references are whole either way, and a second try succeeds.
+func TestNoSpace(t *testing.T) {
+	const n = 2000
+	for seed := range uint64(3) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		for name, op := range mutations(rng, n) {
+			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
+				for failAt := 1; ; failAt++ {
+					w := newWorld(t)
+					tree := w.tree(ondisk.FSTree)
+					w.fillTree(tree, rand.New(rand.NewPCG(seed, 8)), n, 300)
+					if seed == 2 {
+						w.snapshot(tree, 300)
+					}
+					w.reopen()
+					tree = w.trees[0]
+					before := w.content(tree)
+					w.alloc.allocs, w.alloc.failAt = 0, failAt
+					err := op(w, tree)
+					hit := w.alloc.allocs >= failAt
+					w.alloc.failAt = 0
+					w.checkAll()
+					if err != nil {
+						if !errors.Is(err, fserr.ErrNoSpace) || errors.Is(err, ErrInconsistent) {
+							t.Fatalf("allocation %d: %v", failAt, err)
+						}
+						if w.content(tree) != before {
+							t.Fatalf("allocation %d: the failed operation changed items", failAt)
+						}
+						if err := op(w, tree); err != nil {
+							t.Fatalf("allocation %d: the second try fails: %v", failAt, err)
+						}
+						w.checkAll()
+					}
+					if w.content(tree) == before {
+						t.Fatalf("allocation %d: nothing has changed", failAt)
+					}
+					w.done()
+					if !hit {
+						return
+					}
+				}
+			})
+		}
+	}
+}
+
+// TestSiblingUnreadable damages a neighbour of a leaf that should be merged: the deletion goes through all the same.
+func TestSiblingUnreadable(t *testing.T) {
+	w := newWorld(t)
+	tree := w.tree(ondisk.ExtentTree)
+	w.fillTree(tree, rand.New(rand.NewPCG(1, 1)), 40, 700)
+	w.reopen()
+	tree = w.trees[0]
+	root, err := tree.RootBuffer(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := w.io.blocks
+	w.io.blocks = map[ondisk.Logical][]byte{}
+	for i := range root.Block().NrItems() {
+		if i != 3 {
+			w.io.fail[root.Block().BlockPtr(i)] = fmt.Errorf("injected")
+		}
+	}
+	w.io.blocks = good
+	from, to := root.Block().Key(3), root.Block().Key(4)
+	root.Release()
+	for k := from; k.Less(to); k.ObjectID++ {
+		if err := tree.Delete(ctx, w.gen, k); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := tree.Get(ctx, seqKey(0)); err == nil {
+		t.Fatal("the injected error did not show")
+	}
+	clear(w.io.fail)
+	w.checkAll()
+	w.done()
+}
+
+// TestBadPointer changes what a parent promises: every way down says that the block is corrupt.
+func TestBadPointer(t *testing.T) {
+	for name, spoil := range map[string]func(b ondisk.Block){
+		"generation": func(b ondisk.Block) { b.SetPtr(1, b.Key(1), b.BlockPtr(1), b.PtrGeneration(1)-1) },
+		"first key": func(b ondisk.Block) {
+			k := b.Key(1)
+			k.Offset++
+			b.SetPtr(1, k, b.BlockPtr(1), b.PtrGeneration(1))
+		},
+		"level": func(b ondisk.Block) { b.SetPtr(1, b.Key(1), b.Header().Bytenr(), b.PtrGeneration(1)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			tree := w.tree(ondisk.FSTree)
+			w.fillTree(tree, rand.New(rand.NewPCG(1, 1)), 40, 700)
+			root, err := tree.RootBuffer(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			spoil(root.Block())
+			k := root.Block().Key(1)
+			k.Offset++
+			root.Release()
+			r := CommitReader{w.cache}
+			for what, err := range map[string]error{
+				"Get":    errOf(tree.Get(ctx, k)),
+				"Insert": tree.Insert(ctx, w.gen, k, nil),
+				"Delete": tree.Delete(ctx, w.gen, k),
+				"Check":  tree.Check(ctx),
+				"commit": errOf(r.Get(ctx, root, k)),
+			} {
+				if !errors.Is(err, fserr.ErrCorrupt) {
+					t.Errorf("%s: have %v, expect a corrupt block", what, err)
+				}
+			}
+			w.done()
+		})
+	}
+}
+
+func errOf[T any](_ T, err error) error { return err }
+
+// TestParallel lets goroutines insert, change, delete and scan one tree, each writing in keys of its own, and
+// compares the result with what each knows.
+func TestParallel(t *testing.T) {
+	const workers, rounds = 6, 1500
+	w := newWorld(t)
+	tree := w.tree(ondisk.FSTree)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	models := make([]map[ondisk.Key]byte, workers)
+	var wg sync.WaitGroup
+	for i := range workers {
+		models[i] = map[ondisk.Key]byte{}
+		wg.Go(func() {
+			if err := parallelWorker(w, tree, models[i], rand.New(rand.NewPCG(seed, uint64(i))), i, workers, rounds); err != nil {
+				t.Errorf("worker %d: %v", i, err)
+			}
+		})
+	}
+	stop, cancel := context.WithCancel(ctx)
+	var readers sync.WaitGroup
+	readers.Go(func() { scanUntil(t, stop, tree) })
+	wg.Wait()
+	cancel()
+	readers.Wait()
+	w.checkAll()
+	n := 0
+	for _, m := range models {
+		n += len(m)
+		for k, v := range m {
+			if d, err := tree.Get(ctx, k); err != nil || d[0] != v {
+				t.Fatalf("%v: %v", k, err)
+			}
+		}
+	}
+	if s, err := tree.CheckShape(ctx); err != nil || s.Items != n {
+		t.Fatalf("%d items, expect %d; %v", s.Items, n, err)
+	}
+	w.done()
+}
+
+func parallelWorker(w *world, t *Tree, m map[ondisk.Key]byte, rng *rand.Rand, me, workers, rounds int) error {
+	for range rounds {
+		k := ondisk.Key{ObjectID: ondisk.ObjectID(rng.IntN(400)), Type: 1, Offset: uint64(rng.IntN(4)*workers + me)}
+		v := byte(rng.Uint32())
+		d := append([]byte{v}, make([]byte, rng.IntN(200))...)
+		_, have := m[k]
+		var err error
+		switch op := rng.IntN(20); {
+		case op < 8:
+			err = t.Put(ctx, w.gen, k, d)
+			m[k] = v
+		case op < 11 && have:
+			err = t.Delete(ctx, w.gen, k)
+			delete(m, k)
+		case op < 14 && !have:
+			err = t.Insert(ctx, w.gen, k, d)
+			m[k] = v
+		case op < 16:
+			err = t.Modify(ctx, w.gen, k, func([]byte) ([]byte, error) { return d, nil })
+			m[k] = v
+		case op == 16:
+			to := k
+			to.ObjectID += 20
+			err = t.DeleteRange(ctx, w.gen, k, to, func(k ondisk.Key, _ []byte) (bool, bool, error) {
+				mine := int(k.Offset)%workers == me
+				if mine {
+					delete(m, k)
+				}
+				return mine, true, nil
+			})
+		default:
+			var got []byte
+			got, err = t.Get(ctx, k)
+			if have != (err == nil) || have && got[0] != m[k] {
+				return fmt.Errorf("Get %v: %v", k, err)
+			}
+			err = nil
+		}
+		if err != nil {
+			return fmt.Errorf("%v: %w", k, err)
+		}
+	}
+	return nil
+}
+
+// scanUntil walks the tree up and down; keys must come in order, whatever happens meanwhile.
+func scanUntil(t *testing.T, stop context.Context, tree *Tree) {
+	for stop.Err() == nil {
+		last := ondisk.MinKey
+		if err := tree.Scan(ctx, last, ondisk.MaxKey, func(k ondisk.Key, _ []byte) (bool, error) {
+			if k.Less(last) {
+				return false, fmt.Errorf("%v after %v", k, last)
+			}
+			last = k
+			return true, nil
+		}); err != nil {
+			t.Error(err)
+			return
+		}
+		last = ondisk.MaxKey
+		if err := tree.ScanRev(ctx, ondisk.MinKey, last, func(k ondisk.Key, _ []byte) (bool, error) {
+			if last.Less(k) {
+				return false, fmt.Errorf("%v before %v", k, last)
+			}
+			last = k
+			return true, nil
+		}); err != nil {
+			t.Error(err)
+			return
+		}
+	}
+}
