@@ -31,7 +31,7 @@ func Import(ctx context.Context, tree *inode.FileTree, dir ondisk.ObjectID, host
 	im := &importer{
 		tree: tree, top: dir, csum: tree.Csum(), o: o, pool: disk.NewPool(),
 		free: make(chan *batch, maxBatches), order: make(chan *batch, maxBatches),
-		work: make(chan loadPart, 4*maxBatches), placed: make(chan placed),
+		work: make(chan loadPart, 4*maxBatches), placed: make(chan placed, 4),
 	}
 	err = im.run(ctx, top)
 	if err == nil && o.TopAttrs {

@@ -238,10 +238,11 @@ func (s *scanner) send() {
 	s.cur = nil
 	b.Data = b.buf[:b.used]
 	b.Sums = b.sums[:b.used/ondisk.SectorSize*s.im.csum.Size()]
-	const part = 16 // entries that a loader takes at a time
-	b.parts.Add((len(b.Entries) + part - 1) / part)
+	const part = 16     // entries that a loader takes at a time
+	n := len(b.Entries) // with the last part gone the batch may be anywhere
+	b.parts.Add((n + part - 1) / part)
 	s.im.order <- b
-	for from := 0; from < len(b.Entries); from += part {
-		s.im.work <- loadPart{b, from, min(from+part, len(b.Entries))}
+	for from := 0; from < n; from += part {
+		s.im.work <- loadPart{b, from, min(from+part, n)}
 	}
 }

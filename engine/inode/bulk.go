@@ -41,8 +41,8 @@ type Batch struct {
 const MaxBulkDirs = len(lockset{}.idx)
 
 // Bulk makes many inodes as one operation, which costs a small part of what as many operations would: neighbouring
-// items go into the tree together, and the data goes to the device in one piece. StartBulk writes the data, Insert makes
-// the trees tell of it; between the two the next Bulk of other directories may start. It belongs to one goroutine at a
+// items go into the tree together, and the data goes to the device in one piece. StartBulk begins to write the data,
+// Insert waits for that and makes the trees tell of it; between the two the next Bulks of other directories may start. It belongs to one goroutine at a
 // time.
 type Bulk struct {
 	o      op
@@ -50,8 +50,9 @@ type Bulk struct {
 	locks  lockset
 	pieces []Extent // where the data lies: Start is the offset in Data
 
-	items []Item                                // gathered by Insert
-	fresh map[ondisk.ObjectID]*ondisk.InodeItem // directories among them
+	written chan error                            // of the data; nil if there is none
+	items   []Item                                // gathered by Insert
+	fresh   map[ondisk.ObjectID]*ondisk.InodeItem // directories among them
 }
 
 // InlineLimit is the size in bytes up to which a regular file lies inline.
@@ -74,7 +75,7 @@ func (t *FileTree) ReserveInos(ctx context.Context, n int) (first ondisk.ObjectI
 	return ondisk.ObjectID(end - uint64(n)), nil
 }
 
-// StartBulk locks the directories, starts the operation and writes the data. Insert must follow. Errors: those of
+// StartBulk locks the directories, starts the operation and begins to write the data. Insert must follow. Errors: those of
 // Create and WriteAt; nothing has changed then.
 func (t *FileTree) StartBulk(ctx context.Context, b *Batch) (*Bulk, error) {
 	dirs, err := t.checkBatch(b)
@@ -165,7 +166,7 @@ func (t *FileTree) bulkItems(b *Batch, dirs int) int {
 	return 3*dirs + 4 + 2*n/t.cfg.NodeSize/pathBlocks
 }
 
-// place takes space for the data and writes it.
+// place takes space for the data and begins to write it.
 func (k *Bulk) place(ctx context.Context) error {
 	data := k.b.Data
 	if len(data) == 0 {
@@ -183,19 +184,33 @@ func (k *Bulk) place(ctx context.Context) error {
 			ws = append(ws, volume.Write{Addr: p.Addr + ondisk.Logical(at), Buf: data[p.Start+at : p.Start+end]})
 		}
 	}
-	if err := k.o.t.cfg.Store.WriteBatch(ctx, ws); err != nil {
-		for _, p := range k.pieces {
-			k.o.t.cfg.Store.UnallocData(p.Addr, p.DiskLen)
-		}
-		return err
-	}
+	k.written = make(chan error, 1)
+	go func() { k.written <- k.o.t.cfg.Store.WriteBatch(context.WithoutCancel(ctx), ws) }()
 	return nil
 }
 
-// Insert makes the inodes and names and ends the operation. An error has aborted the transaction.
+// wait returns when the device has the data.
+func (k *Bulk) wait() error {
+	if k.written == nil {
+		return nil
+	}
+	err := <-k.written
+	if err != nil {
+		for _, p := range k.pieces {
+			k.o.t.cfg.Store.UnallocData(p.Addr, p.DiskLen)
+		}
+	}
+	return err
+}
+
+// Insert waits for the data, makes the inodes and names, and ends the operation. After an error that is not one of
+// writing the data the transaction has been aborted.
 func (k *Bulk) Insert(ctx context.Context) error {
 	defer k.locks.unlock()
-	err := k.insert(k.o.start(ctx))
+	err := k.wait()
+	if err == nil {
+		err = k.insert(k.o.start(ctx))
+	}
 	if err != nil {
 		err = fmt.Errorf("new inodes %d to %d of tree %v: %w", k.b.Entries[0].Ino, k.b.Entries[len(k.b.Entries)-1].Ino, k.o.t.id, err)
 	}
