@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/disk"
+	"imgtool/engine/fserr"
+)
+
+// Exit statuses.
+const (
+	exitDone      = 0
+	exitFailed    = 1
+	exitUsage     = 2
+	exitDamaged   = 3
+	exitRepaired  = 4 // of commands that repair
+	exitCancelled = 130
+)
+
+// usageError is a command line that cannot be understood.
+type usageError struct {
+	cmd *cobra.Command
+	err error
+}
+
+func (u *usageError) Error() string { return u.err.Error() }
+func (u *usageError) Unwrap() error { return u.err }
+
+func usage(cmd *cobra.Command, err error) error { return &usageError{cmd, err} }
+
+func usagef(cmd *cobra.Command, format string, args ...any) error {
+	return usage(cmd, fmt.Errorf(format, args...))
+}
+
+// statusError ends the program with a status of its own after the command has printed why.
+type statusError struct {
+	status int
+	err    error
+}
+
+func (s *statusError) Error() string { return s.err.Error() }
+func (s *statusError) Unwrap() error { return s.err }
+
+// imageError is a failure to open an image, as opposed to a failure inside it.
+type imageError struct {
+	image string
+	err   error
+}
+
+func (e *imageError) Error() string { return prefixed(e.image, e.err) }
+func (e *imageError) Unwrap() error { return e.err }
+
+// imageFault is a failure inside an open image.
+type imageFault struct {
+	image string
+	err   error
+}
+
+func (e *imageFault) Error() string { return prefixed(e.image, e.err) }
+func (e *imageFault) Unwrap() error { return e.err }
+
+// prefixed puts the file's name before an error that does not name it.
+func prefixed(name string, err error) string {
+	if s := err.Error(); strings.Contains(s, name) {
+		return s
+	}
+	return name + ": " + err.Error()
+}
+
+// report prints the error on one line, with what to do about it, and returns the exit status.
+func (a *app) report(ctx context.Context, err error) int {
+	if err == nil {
+		return exitDone
+	}
+	line := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
+	var use *usageError
+	var status *statusError
+	code, remedy := exitFailed, ""
+	switch {
+	case errors.As(err, &use):
+		code, remedy = exitUsage, fmt.Sprintf("see `%s --help`", use.cmd.CommandPath())
+	case errors.As(err, &status):
+		code = status.status
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		code, line = exitCancelled, "cancelled; the image is at its last commit"
+	case errors.Is(err, fserr.ErrCorrupt):
+		code, remedy = exitDamaged, remedyDamaged(err)
+	default:
+		remedy = remedyFor(err)
+	}
+	if remedy != "" {
+		line += "; " + remedy
+	}
+	fmt.Fprintf(a.errOut, "imgtool: %s\n", line)
+	return code
+}
+
+func remedyDamaged(err error) string {
+	var open *imageError
+	if errors.As(err, &open) {
+		return "is it a btrfs image? if so, see what `btrfs check` says, or take it from a copy"
+	}
+	return "see what `btrfs check` says, or take the image from a copy"
+}
+
+// remedies are for errors whose text says what is wrong and not what to do. The first that matches counts.
+var remedies = []struct {
+	is     error
+	remedy string
+}{
+	{disk.ErrBusy, ""}, // its text says it all
+	{fserr.ErrUnsupported, ""},
+	{fserr.ErrAborted, ""},
+	{fserr.ErrNoSpace, "remove files or subvolumes, or make a larger image"},
+	{fserr.ErrReadOnly, "is the subvolume, or the image, read-only? change a writable snapshot of it instead"},
+	{fserr.ErrNotEmpty, "`rm -r` removes a directory with what is in it"},
+	{fserr.ErrIsDir, "-r takes a directory with what is in it"},
+	{fserr.ErrNotDir, "each part of the path but the last must be a directory"},
+	{fserr.ErrCrossDevice, "copy it there and remove it here: a file cannot move between subvolumes"},
+	{fserr.ErrExist, "remove it first, or choose another name"},
+	{fs.ErrPermission, "ask for the right to read and write it, or run as its owner"},
+	{fserr.ErrNameTooLong, "a name has at most 255 bytes"},
+}
+
+func remedyFor(err error) string {
+	var open *imageError
+	if errors.As(err, &open) {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return "`imgtool mkfs -b SIZE FILE` makes an image"
+		case errors.Is(err, syscall.EISDIR):
+			return "name an image file or a block device"
+		}
+	} else if errors.Is(err, fs.ErrNotExist) {
+		return "`imgtool ls` shows what there is"
+	}
+	for _, r := range remedies {
+		if errors.Is(err, r.is) {
+			return r.remedy
+		}
+	}
+	return ""
+}

@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"imgtool/engine/copytree"
+	"imgtool/engine/fserr"
+	"imgtool/engine/inode"
+	"imgtool/engine/ondisk"
+)
+
+func (a *app) putCmd() *cobra.Command {
+	var recursive bool
+	cmd := &cobra.Command{
+		Use: "put [-r] IMAGE SOURCE DEST", Short: "copy a file or directory of the host into an image", Args: args(3, 3),
+		Long: `Copy the host's file SOURCE (- is standard input) to DEST in the image, or into DEST if that is
+a directory; a file that is there is written over. With -r SOURCE is a directory that is copied
+with all that is in it: data, holes, links, devices, extended attributes, owners, modes, times.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, source := cmd.Context(), args[1]
+			return a.write(ctx, args[0], func(s *session) error {
+				name := source
+				if source != "-" {
+					abs, err := filepath.Abs(source) // "." has a name, too
+					if err != nil {
+						return err
+					}
+					name = abs
+				}
+				dest, err := s.into(ctx, args[2], filepath.ToSlash(name))
+				if err != nil {
+					return err
+				}
+				if recursive {
+					return a.putTree(ctx, s, source, dest)
+				}
+				return a.putFile(ctx, s, source, dest)
+			})
+		},
+	}
+	cmd.Flags().BoolVarP(&recursive, "recursive", "r", false, "copy a directory with what is in it")
+	return cmd
+}
+
+// putTree copies a directory of the host to a new one.
+func (a *app) putTree(ctx context.Context, s *session, source, dest string) error {
+	st, err := os.Stat(source)
+	if err != nil {
+		return err
+	}
+	if !st.IsDir() {
+		return fmt.Errorf("%s: -r is for directories: %w", source, fserr.ErrNotDir)
+	}
+	d, err := s.findParent(ctx, dest)
+	if err != nil {
+		return err
+	}
+	ino, err := d.tree.Mkdir(ctx, d.dir, d.name, inode.Attr{Mode: 0o755})
+	if err != nil {
+		return fmt.Errorf("%s: %w", dest, err)
+	}
+	bar := a.progress("put "+source, 0)
+	defer bar.stop()
+	_, err = copytree.Import(ctx, d.tree, ino, source, copytree.ImportOptions{
+		TopAttrs: true, Progress: func(p copytree.Progress) { bar.update(p.Bytes) },
+	})
+	return err
+}
+
+// putFile copies one file, or standard input, over what may be there.
+func (a *app) putFile(ctx context.Context, s *session, source, dest string) error {
+	in, attr, length := a.in, inode.Attr{Mode: 0o644}, int64(-1)
+	if source != "-" {
+		f, err := os.Open(source)
+		if err != nil {
+			return err
+		}
+		defer f.Close() // only read
+		st, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if st.IsDir() {
+			return fmt.Errorf("%s: %w", source, fserr.ErrIsDir)
+		}
+		in, length = f, st.Size()
+		attr = hostAttr(st)
+	}
+	d, err := s.findParent(ctx, dest)
+	if err != nil {
+		return err
+	}
+	ino, err := d.replace(ctx, attr)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dest, err)
+	}
+	bar := a.progress("put "+path.Base(dest), uint64(max(length, 0)))
+	defer bar.stop()
+	if _, err := d.tree.CopyFrom(ctx, ino, 0, bar.reader(in), length); err != nil {
+		return fmt.Errorf("%s: %w", dest, err)
+	}
+	if attr.Times != nil {
+		return d.tree.Utimes(ctx, ino, attr.Times.Access, attr.Times.Modify)
+	}
+	return nil
+}
+
+// replace makes an empty file, or empties the one that is there.
+func (p *place) replace(ctx context.Context, attr inode.Attr) (ondisk.ObjectID, error) {
+	ino, err := p.tree.Create(ctx, p.dir, p.name, attr)
+	if !errors.Is(err, fs.ErrExist) {
+		return ino, err
+	}
+	e, err := p.tree.Lookup(ctx, p.dir, p.name)
+	if err != nil {
+		return 0, err
+	}
+	if e.Type != ondisk.FTReg {
+		return 0, fmt.Errorf("not a regular file: %w", fs.ErrExist)
+	}
+	return e.Ino(), p.tree.Truncate(ctx, e.Ino(), 0)
+}
+
+// hostAttr takes over mode, owner and times of a file of the host.
+func hostAttr(st fs.FileInfo) inode.Attr {
+	sys := st.Sys().(*syscall.Stat_t)
+	spec := func(t syscall.Timespec) ondisk.Timespec {
+		return ondisk.Timespec{Sec: int64(t.Sec), Nsec: uint32(t.Nsec)}
+	}
+	access, modify, change := spec(sys.Atim), spec(sys.Mtim), spec(sys.Ctim)
+	return inode.Attr{
+		Mode: sys.Mode & ondisk.ModePerm, UID: sys.Uid, GID: sys.Gid,
+		Times: &inode.Times{Access: access, Modify: modify, Change: change, Birth: modify},
+	}
+}
