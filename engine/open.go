@@ -118,10 +118,13 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 	if !o.readOnly() {
 		check.MaxGeneration = 0 // generations grow from here on
 	}
+	ours := *check // the rules for what this engine writes are stricter than those for what it reads
+	ours.Write, ours.ChunkTreeUUID = true, chunkUUID
 	fs.cache = extbuf.NewCache(extbuf.Options{
 		IO: vol, NodeSize: int(sb.NodeSize()), Csum: sb.Checksum(), FSID: sb.MetadataFSID(), ChunkTreeUUID: chunkUUID,
 		Limit: o.CacheBytes, Tracer: o.Tracer, Pool: fs.pool,
-		Check: func(b ondisk.Block) error { return treecheck.Block(b, check) },
+		Check:      func(b ondisk.Block) error { return treecheck.Block(b, check) },
+		CheckWrite: func(b ondisk.Block) error { return treecheck.Block(b, &ours) },
 	})
 	fs.db, err = txn.Open(ctx, txn.Options{
 		Volume: vol, Cache: fs.cache, Tracer: o.Tracer, Super: &sb, ReadOnly: o.readOnly(), MaxDirty: o.MaxDirty,
