@@ -240,4 +240,3 @@ func otherWriter(fs *engine.FS, seed uint64) {
 	}
 	_ = writer(ctx, fs, id, rnd, 1<<30)
 }
-

@@ -16,32 +16,32 @@ type Kind uint8
 
 // The kinds, in the order in which one commit emits them. Fields of Event that a kind fills are named behind it.
 const (
-	None               Kind = iota
-	CommitRootAcquired      // step: Root, Bytenr, Gen: a reader holds the commit root's buffer and no lock
-	SearchDone              // step: Root, Bytenr, Gen, N (mismatches), Note (outcome)
-	HandleStarted           // Gen
-	CommitStarted           // step: Gen: COMMIT_START reached
-	CommitDoing             // step: Gen: COMMIT_DOING, no writer is left inside
-	PendingOpApplied        // Gen, Root, Bytenr, Note: a snapshot was created
-	BlockCOWed              // Gen, Root, Bytenr (old), N (new address)
-	DelayedRefsRun          // Gen, N heads
-	ExtentPinned            // Gen, Bytenr, N bytes
-	CommitRootsSwitched     // step: Gen: after Switch, all locks dropped: UNBLOCKED
-	BlocksWritten           // step: Gen, N blocks
-	DeviceFlushed           // step: Gen, Note: device name
-	SuperWritten            // step: Gen: SUPER_COMMITTED
-	ExtentUnpinned          // Gen, Bytenr, N bytes
-	ExtentHeld              // Gen, Bytenr, N bytes: released by its transaction, kept for a reader
-	Discarded               // Bytenr, N bytes
-	CommitCompleted         // step: Gen: COMPLETED
-	BlockAllocated          // Gen, Root, Bytenr
-	BufferReused            // Gen, Root, Bytenr: the cache returned a live buffer for a new allocation
-	ViewOpened              // Gen
-	ViewRevoked             // Gen
-	Mismatch                // Root, Bytenr, Note: a block was not what its parent's pointer promised
-	ChunkAllocated          // Gen, Bytenr, N bytes, Note: type
-	Aborted                 // step: Gen, Err
-	Warning                 // Note
+	None                Kind = iota
+	CommitRootAcquired       // step: Root, Bytenr, Gen: a reader holds the commit root's buffer and no lock
+	SearchDone               // step: Root, Bytenr, Gen, N (mismatches), Note (outcome)
+	HandleStarted            // Gen
+	CommitStarted            // step: Gen: COMMIT_START reached
+	CommitDoing              // step: Gen: COMMIT_DOING, no writer is left inside
+	PendingOpApplied         // Gen, Root, Bytenr, Note: a snapshot was created
+	BlockCOWed               // Gen, Root, Bytenr (old), N (new address)
+	DelayedRefsRun           // Gen, N heads
+	ExtentPinned             // Gen, Bytenr, N bytes
+	CommitRootsSwitched      // step: Gen: after Switch, all locks dropped: UNBLOCKED
+	BlocksWritten            // step: Gen, N blocks
+	DeviceFlushed            // step: Gen, Note: device name
+	SuperWritten             // step: Gen: SUPER_COMMITTED
+	ExtentUnpinned           // Gen, Bytenr, N bytes
+	ExtentHeld               // Gen, Bytenr, N bytes: released by its transaction, kept for a reader
+	Discarded                // Bytenr, N bytes
+	CommitCompleted          // step: Gen: COMPLETED
+	BlockAllocated           // Gen, Root, Bytenr
+	BufferReused             // Gen, Root, Bytenr: the cache returned a live buffer for a new allocation
+	ViewOpened               // Gen
+	ViewRevoked              // Gen
+	Mismatch                 // Root, Bytenr, Note: a block was not what its parent's pointer promised
+	ChunkAllocated           // Gen, Bytenr, N bytes, Note: type
+	Aborted                  // step: Gen, Err
+	Warning                  // Note
 	nKinds
 )
 
