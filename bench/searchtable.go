@@ -18,8 +18,9 @@ type measured struct {
 
 // results turns samples into medians and spreads; ratios are taken round by round.
 func (m *measured) results(beside string) (out []SearchResult) {
-	for p, ss := range m.samples {
-		r := SearchResult{Beside: beside, Policy: commitview.Policy(p).String(), N: len(ss), P99NS: m.hist[p].ValueAtQuantile(99)}
+	for _, p := range commitview.Policies() {
+		ss := m.samples[p]
+		r := SearchResult{Beside: beside, Policy: p.String(), N: len(ss), P99NS: m.hist[p].ValueAtQuantile(99)}
 		var ns, copied, allocs, ratio []float64
 		for i, s := range ss {
 			ns, copied, allocs = append(ns, s.ns), append(copied, s.copied), append(allocs, s.allocs)

@@ -9,17 +9,17 @@ import (
 // Policy is how a reader is protected from commits.
 type Policy uint8
 
-// The policies; see the package comment.
+// The policies; see the package comment. The zero value is the one that is always safe.
 const (
-	Shared Policy = iota
+	Epoch Policy = iota
 	CloneRoot
-	Epoch
+	Shared
 	NumPolicies
 )
 
-var policyNames = [NumPolicies]string{"shared", "clone-root", "epoch"}
+var policyNames = [NumPolicies]string{"epoch", "clone-root", "shared"}
 
-// Policies returns all policies.
+// Policies returns all policies, the least protected first.
 func Policies() []Policy { return []Policy{Shared, CloneRoot, Epoch} }
 
 // String returns the policy's name as the command line has it.

@@ -71,6 +71,7 @@ func TestRace(t *testing.T) {
 	for _, p := range commitview.Policies() {
 		for _, sc := range bench.Scenarios() {
 			t.Run(fmt.Sprintf("%v/%s", p, sc), func(t *testing.T) {
+				t.Parallel() // most of the time is spent waiting for flushes
 				xs := map[ondisk.Logical]bool{}
 				for i := range n {
 					r := replay(t.Context(), t, p, sc, seed+i, i%10 == 0, nil)
