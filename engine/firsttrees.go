@@ -101,7 +101,7 @@ func (fs *FS) addDataReloc(ctx context.Context, h *txn.Handle, o *mkfs.Options) 
 }
 
 func (fs *FS) newSystemTree(ctx context.Context, h *txn.Handle, id ondisk.TreeID, dir ondisk.ObjectID, o *mkfs.Options) (*txn.Root, error) {
-	item := mkfs.RootItem(o.NodeSize)
+	item := ondisk.NewRootItem(o.NodeSize)
 	item.SetRootDirID(dir)
 	r, err := fs.db.NewRoot(ctx, h, id, *item)
 	if err != nil {

@@ -91,33 +91,19 @@ func (s *seed) fillRootTree() {
 		if t.owner == ondisk.RootTree || t.owner == ondisk.ChunkTree {
 			continue
 		}
-		it := RootItem(s.o.NodeSize)
+		it := ondisk.NewRootItem(s.o.NodeSize)
 		it.SetGeneration(seedGen)
 		it.SetGenerationV2(seedGen)
 		it.SetBytenr(t.addr)
 		it.SetBytesUsed(uint64(s.o.NodeSize))
 		if t.owner == ondisk.FSTree {
 			it.SetRootDirID(ondisk.FirstFreeObjectID)
-			it.SetUUID(NewUUID())
+			it.SetUUID(ondisk.NewUUID())
 			it.SetCTime(ondisk.TimeOf(s.o.Now()))
 			it.SetOTime(ondisk.TimeOf(s.o.Now()))
 		}
 		l.add(ondisk.Key{ObjectID: ondisk.ObjectID(t.owner), Type: ondisk.RootItemKey}, it[:])
 	}
-}
-
-// RootItem returns what the root items of all new trees have in common (fs/btrfs/ioctl.c, create_subvol; the inode in
-// it is a relic that every tool still fills in).
-func RootItem(nodesize int) *ondisk.RootItem {
-	var it ondisk.RootItem
-	ino := it.Inode()
-	ino.SetGeneration(1)
-	ino.SetSize(3)
-	ino.SetNLink(1)
-	ino.SetNBytes(uint64(nodesize))
-	ino.SetMode(ondisk.ModeDir | 0o755)
-	it.SetRefs(1)
-	return &it
 }
 
 func (s *seed) fillExtentTree() {

@@ -42,7 +42,7 @@ type item struct {
 func (l *leaf) add(k ondisk.Key, data []byte) { l.items = append(l.items, item{k, data}) }
 
 func newSeed(o Options, size uint64) *seed {
-	s := &seed{o: o, size: size, devUUID: NewUUID(), chunkUUID: NewUUID()}
+	s := &seed{o: o, size: size, devUUID: ondisk.NewUUID(), chunkUUID: ondisk.NewUUID()}
 	physical, logical := ondisk.Physical(ondisk.ReservedEnd), ondisk.Logical(firstLogical)
 	place := func(c *chunk, typ, profile, bytes uint64) {
 		c.typ, c.start, c.size = typ|profile, logical, bytes

@@ -1,7 +1,6 @@
 package mkfs
 
 import (
-	"crypto/rand"
 	"fmt"
 	"strings"
 	"time"
@@ -143,7 +142,7 @@ func (o *Options) Validate() error {
 		return err
 	}
 	if o.FSID.IsZero() {
-		o.FSID = NewUUID()
+		o.FSID = ondisk.NewUUID()
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -158,13 +157,4 @@ func (o Options) CheckSize(size uint64) error {
 			humanize.IBytes(size), least, humanize.IBytes(least), fserr.ErrInvalid)
 	}
 	return nil
-}
-
-// NewUUID returns a random (version 4) UUID.
-func NewUUID() ondisk.UUID {
-	var u ondisk.UUID
-	rand.Read(u[:]) // never fails (crypto/rand)
-	u[6] = u[6]&0x0f | 0x40
-	u[8] = u[8]&0x3f | 0x80
-	return u
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"imgtool/engine/inode"
-	"imgtool/engine/mkfs"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/txn"
 )
@@ -51,10 +50,10 @@ func (m *Manager) Create(ctx context.Context, p Place, o CreateOptions) (ondisk.
 
 func (m *Manager) create(ctx context.Context, h *txn.Handle, parent *inode.FileTree, p Place, id ondisk.TreeID, o CreateOptions) error {
 	now := ondisk.TimeOf(m.db.Now())
-	item := mkfs.RootItem(m.db.Cache().NodeSize())
+	item := ondisk.NewRootItem(m.db.Cache().NodeSize())
 	item.Inode().SetFlags(ondisk.InodeRootInit)
 	item.SetRootDirID(ondisk.FirstFreeObjectID)
-	item.SetUUID(mkfs.NewUUID())
+	item.SetUUID(ondisk.NewUUID())
 	item.SetCTransID(h.Generation())
 	item.SetOTransID(h.Generation())
 	item.SetCTime(now)

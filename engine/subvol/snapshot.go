@@ -9,7 +9,6 @@ import (
 
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
-	"imgtool/engine/mkfs"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/trace"
 	"imgtool/engine/txn"
@@ -197,7 +196,7 @@ func (p *pendingSnapshot) item(h *txn.Handle, addr ondisk.Logical, level uint8) 
 	gen := h.Generation()
 	it := p.src.Snapshot()
 	it.SetParentUUID(it.UUID())
-	it.SetUUID(mkfs.NewUUID())
+	it.SetUUID(ondisk.NewUUID())
 	it.SetBytenr(addr)
 	it.SetLevel(level)
 	it.SetGeneration(gen)
