@@ -63,7 +63,7 @@ func (a *app) command() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
 	f := root.PersistentFlags()
 	f.SortFlags = false
-	f.StringArrayVar(&a.devices, "device", nil, "another device of the same file system (repeatable)")
+	f.StringArrayVar(&a.devices, "device", nil, "`FILE`, another device of the same file system (repeatable)")
 	f.Var(&a.direct, "direct", "transfer past the host's page cache")
 	f.BoolVar(&a.forceReadonly, "force-readonly", false, "read even an image that is in use elsewhere")
 	f.Var(&a.cacheSize, "cache-size", "bound of the cache of tree blocks")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"strings"
 	"syscall"
@@ -68,10 +69,14 @@ func (e *imageFault) Unwrap() error { return e.err }
 
 // prefixed puts the file's name before an error that does not name it.
 func prefixed(name string, err error) string {
-	if s := err.Error(); strings.Contains(s, name) {
+	s := err.Error()
+	for strings.HasPrefix(s, name+": "+name+": ") { // two layers below have named it
+		s = s[len(name)+2:]
+	}
+	if strings.Contains(s, name) {
 		return s
 	}
-	return name + ": " + err.Error()
+	return name + ": " + s
 }
 
 // report prints the error on one line, with what to do about it, and returns the exit status.
@@ -90,7 +95,7 @@ func (a *app) report(ctx context.Context, err error) int {
 		code = status.status
 	case ctx.Err() != nil && errors.Is(err, context.Canceled):
 		code, line = exitCancelled, "cancelled; the image is at its last commit"
-	case errors.Is(err, fserr.ErrCorrupt):
+	case errors.Is(err, fserr.ErrCorrupt), isCut(err):
 		code, remedy = exitDamaged, remedyDamaged(err)
 	default:
 		remedy = remedyFor(err)
@@ -100,6 +105,12 @@ func (a *app) report(ctx context.Context, err error) int {
 	}
 	fmt.Fprintf(a.errOut, "imgtool: %s\n", line)
 	return code
+}
+
+// isCut reports whether an image is shorter than the file system in it.
+func isCut(err error) bool {
+	var de *disk.Error
+	return errors.As(err, &de) && de.Op == disk.OpRead && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF))
 }
 
 func remedyDamaged(err error) string {

@@ -6,6 +6,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/disk"
+	"imgtool/engine/fserr"
 	"imgtool/engine/inspect"
 	"imgtool/engine/ondisk"
 )
@@ -54,6 +55,9 @@ func (a *app) dumpSuper(ctx context.Context, image string, offsets []ondisk.Phys
 			continue
 		}
 		sb := new(ondisk.SuperBlock)
+		if int64(off)+ondisk.SuperSize > dev.Size() {
+			return fserr.Corruptf("super", 0, uint64(off), "the file ends before it, at %d", dev.Size())
+		}
 		if _, err := dev.ReadAt(ctx, sb[:], int64(off)); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -78,7 +79,7 @@ func (a *app) putTree(ctx context.Context, s *session, source, dest string) erro
 
 // putFile copies one file, or standard input, over what may be there.
 func (a *app) putFile(ctx context.Context, s *session, source, dest string) error {
-	in, attr, length := a.in, inode.Attr{Mode: 0o644}, int64(-1)
+	in, attr, length := io.Reader(&patient{ctx: ctx, in: a.in}), inode.Attr{Mode: 0o644}, int64(-1)
 	if source != "-" {
 		f, err := os.Open(source)
 		if err != nil {
@@ -128,6 +129,45 @@ func (p *place) replace(ctx context.Context, attr inode.Attr) (ondisk.ObjectID, 
 		return 0, fmt.Errorf("not a regular file: %w", fs.ErrExist)
 	}
 	return e.Ino(), p.tree.Truncate(ctx, e.Ino(), 0)
+}
+
+// patient is a reader of a pipe or terminal that may wait for ever, and gives up when the context ends. The read that
+// it then leaves behind ends with the program.
+type patient struct {
+	ctx  context.Context
+	in   io.Reader
+	buf  []byte
+	rest []byte
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	if len(p.rest) > 0 {
+		n := copy(b, p.rest)
+		p.rest = p.rest[n:]
+		return n, nil
+	}
+	type result struct {
+		n   int
+		err error
+	}
+	if p.buf == nil {
+		p.buf = make([]byte, 256<<10)
+	}
+	buf, done := p.buf, make(chan result, 1)
+	go func() {
+		n, err := p.in.Read(buf)
+		done <- result{n, err}
+	}()
+	select {
+	case r := <-done:
+		n := copy(b, buf[:r.n])
+		if p.rest = buf[n:r.n]; len(p.rest) > 0 {
+			return n, nil // an error comes again
+		}
+		return n, r.err
+	case <-p.ctx.Done():
+		return 0, p.ctx.Err()
+	}
 }
 
 // hostAttr takes over mode, owner and times of a file of the host.

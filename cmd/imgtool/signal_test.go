@@ -1,0 +1,183 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// imgtool runs the program, which testscript has put on PATH, and fails the test if it fails.
+func imgtool(t *testing.T, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("imgtool", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("imgtool %q: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+func exitStatus(err error) int {
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	return 0
+}
+
+// TestCancel interrupts a put in the middle: status 130, and the image is as it was.
+func TestCancel(t *testing.T) {
+	img := filepath.Join(t.TempDir(), "a.img")
+	imgtool(t, "mkfs", "-q", "-b", "200M", img)
+	before := imgtool(t, "inspect-internal", "dump-super", img)
+	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
+		cmd := exec.Command("imgtool", "put", img, "-", "/file")
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		// More than a pipe holds: when this returns, it is reading, and will wait for more.
+		if _, err := in.Write(make([]byte, 8<<20)); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); exitStatus(err) != exitCancelled {
+			t.Errorf("%v: %v, want status %d", sig, err, exitCancelled)
+		}
+		if want := "imgtool: cancelled; the image is at its last commit\n"; stderr.String() != want {
+			t.Errorf("%v: stderr %q, want %q", sig, &stderr, want)
+		}
+	}
+	if after := imgtool(t, "inspect-internal", "dump-super", img); after != before {
+		t.Errorf("the superblock has changed:\n%s", after)
+	}
+	if out := imgtool(t, "ls", img); out != "" {
+		t.Errorf("ls: %q", out)
+	}
+	check(t, img)
+}
+
+// TestSecondSignal: who does not want to wait for the clean stop sends another signal. The program is in a write to the
+// host that never returns.
+func TestSecondSignal(t *testing.T) {
+	dir := t.TempDir()
+	img, fifo := filepath.Join(dir, "a.img"), filepath.Join(dir, "fifo")
+	imgtool(t, "mkfs", "-q", "-b", "200M", img)
+	big := filepath.Join(dir, "big")
+	if err := os.WriteFile(big, make([]byte, 1<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	imgtool(t, "put", img, big, "/big")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("imgtool", "get", img, "/big", fifo)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r, err := os.Open(fifo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	if _, err := io.ReadFull(r, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	deadline := time.After(time.Minute)
+	for tick := time.NewTicker(10 * time.Millisecond); ; {
+		select {
+		case err := <-done:
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGINT {
+				t.Errorf("ended with %v, want to be killed by SIGINT", err)
+			}
+			return
+		case <-tick.C:
+			_ = cmd.Process.Signal(os.Interrupt) // it may just have ended
+		case <-deadline:
+			_ = cmd.Process.Kill()
+			t.Fatal("signals do not end it")
+		}
+	}
+}
+
+// TestInUse: an image that another process has locked is refused, by name of the reason; readers share.
+func TestInUse(t *testing.T) {
+	img := filepath.Join(t.TempDir(), "a.img")
+	imgtool(t, "mkfs", "-q", "-b", "200M", img)
+	f, err := os.Open(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{{"ls", img}, {"mkdir", img, "/d"}, {"mkfs", "-f", img}, {"inspect-internal", "dump-super", img}} {
+		out, err := exec.Command("imgtool", args...).CombinedOutput()
+		if exitStatus(err) != exitFailed || !strings.Contains(string(out), "another process") || strings.Count(string(out), "\n") != 1 {
+			t.Errorf("imgtool %q: %v, %q", args, err, out)
+		}
+	}
+	imgtool(t, "ls", "--force-readonly", img)
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_SH); err != nil {
+		t.Fatal(err)
+	}
+	imgtool(t, "ls", img)
+}
+
+// TestMounted: an image that the kernel has mounted is refused, too.
+func TestMounted(t *testing.T) {
+	if os.Geteuid() != 0 || btrfsProgs() == "" {
+		if required() {
+			t.Fatal("oracle missing: mounting needs root")
+		}
+		t.Skip("oracle missing: mounting needs root")
+	}
+	dir := t.TempDir()
+	img, mnt := filepath.Join(dir, "a.img"), filepath.Join(dir, "mnt")
+	imgtool(t, "mkfs", "-q", "-b", "200M", img)
+	if err := os.Mkdir(mnt, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mount", "-o", "loop", img, mnt).CombinedOutput(); err != nil {
+		t.Fatalf("mount: %v\n%s", err, out)
+	}
+	mounted := true
+	umount := func() {
+		if out, err := exec.Command("umount", mnt).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v\n%s", err, out)
+		}
+		mounted = false
+	}
+	defer func() {
+		if mounted {
+			umount()
+		}
+	}()
+	for _, args := range [][]string{{"ls", img}, {"put", img, img, "/d"}, {"mkfs", "-f", img}} {
+		out, err := exec.Command("imgtool", args...).CombinedOutput()
+		if exitStatus(err) != exitFailed || !strings.Contains(string(out), "loop") || !strings.Contains(string(out), mnt) {
+			t.Errorf("imgtool %q: %v, %q", args, err, out)
+		}
+	}
+	imgtool(t, "ls", "--force-readonly", img)
+	umount()
+}
