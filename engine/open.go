@@ -93,6 +93,9 @@ func open(ctx context.Context, devs []disk.Device, o OpenOptions) (*FS, error) {
 	if err := checkSuper(&sb, len(devs), o.readOnly()); err != nil {
 		return nil, err
 	}
+	if err := checkSizes(vol); err != nil {
+		return nil, err
+	}
 	fs, err := assemble(ctx, devs, vol, o)
 	if err != nil || o.readOnly() {
 		return fs, err
@@ -140,6 +143,7 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 		ExtendedIref: f.ExtendedIref, Now: fs.db.Now, Pool: fs.pool,
 	}
 	fs.subvols = subvol.New(fs.db, fs.Subvolume)
+	fs.config.MoveSubvol = fs.subvols.Move
 	return fs, nil
 }
 

@@ -7,6 +7,7 @@ import (
 	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/treecheck"
+	"imgtool/engine/volume"
 )
 
 // refuse is the error of an image that may be read but not written: what stands against it, and what to run.
@@ -41,6 +42,17 @@ func checkSuper(sb *ondisk.SuperBlock, devices int, readOnly bool) error {
 	case sb.NumDevices() > uint64(devices):
 		return refuse(fmt.Sprintf("the file system has %d devices and %d were given", sb.NumDevices(), devices),
 			"name the others with --device, or mount it degraded with the kernel and run `btrfs device remove missing MOUNTPOINT`")
+	}
+	return nil
+}
+
+// checkSizes refuses devices that have become shorter than the file system on them, also for reading: what is missing
+// would come up one by one.
+func checkSizes(vol *volume.Volume) error {
+	for _, d := range vol.Devices() {
+		if size := d.Dev.Size(); uint64(size) < d.TotalBytes {
+			return fserr.Corruptf("device", 0, 0, "%s is truncated: the file system has %d bytes on it, and it is %d bytes long", d.Dev.Name(), d.TotalBytes, size)
+		}
 	}
 	return nil
 }

@@ -86,8 +86,11 @@ func unzlib(dst, src []byte) (int, error) {
 
 var zstdReaders sync.Pool // of *zstd.Decoder without goroutines
 
+// noFrame follows what is to be unpacked: with it, padding of one to three bytes, too, is seen to be no frame.
+var noFrame [4]byte
+
 func unzstd(dst, src []byte) (int, error) {
-	in := bytes.NewReader(src)
+	in := io.MultiReader(bytes.NewReader(src), bytes.NewReader(noFrame[:]))
 	d, _ := zstdReaders.Get().(*zstd.Decoder)
 	if d == nil {
 		var err error
