@@ -57,7 +57,8 @@ type FileTree struct {
 
 	locks    [lockStripes]sync.RWMutex // by inode number; see lockset
 	renameMu sync.Mutex                // a directory changing its parent has it, inside no inode lock
-	readOnly atomic.Bool               // the subvolume's flag
+	readOnly atomic.Bool               // the subvolume's flag; set under gate
+	gate     sync.RWMutex              // read-held by each changing operation, inside its inode locks, around its handle
 
 	inoMu    sync.Mutex    // guards the first look for nextIno
 	nextIno  atomic.Uint64 // 0: not known yet
@@ -79,9 +80,13 @@ func New(cfg *Config, tree Tree) *FileTree {
 	}
 }
 
-// SetReadOnly sets whether the subvolume refuses changes with fserr.ErrReadOnly. It does not wait for operations under
-// way.
-func (t *FileTree) SetReadOnly(ro bool) { t.readOnly.Store(ro) }
+// SetReadOnly sets whether the subvolume refuses changes with fserr.ErrReadOnly, and waits for the changes under way:
+// when it returns none is left. The caller holds no handle.
+func (t *FileTree) SetReadOnly(ro bool) {
+	t.gate.Lock()
+	t.readOnly.Store(ro)
+	t.gate.Unlock()
+}
 
 // ReadOnly reports whether the subvolume refuses changes.
 func (t *FileTree) ReadOnly() bool { return t.readOnly.Load() }

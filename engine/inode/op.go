@@ -30,7 +30,9 @@ type op struct {
 // begin starts an operation; the caller holds the inode locks. freeing says that it gives space back, and so may dip
 // into the reserve of a full file system.
 func (t *FileTree) begin(ctx context.Context, items int, freeing bool) (op, error) {
+	t.gate.RLock() // until end
 	if t.readOnly.Load() {
+		t.gate.RUnlock()
 		return op{}, fmt.Errorf("subvolume %v is read-only: %w", t.id, fserr.ErrReadOnly)
 	}
 	start := t.cfg.Store.Start
@@ -39,6 +41,7 @@ func (t *FileTree) begin(ctx context.Context, items int, freeing bool) (op, erro
 	}
 	h, err := start(ctx, items)
 	if err != nil {
+		t.gate.RUnlock()
 		return op{}, err
 	}
 	return op{t: t, tx: h, h: h, now: t.cfg.now()}, nil
@@ -56,6 +59,7 @@ func (o *op) end(ctx context.Context, err error) error {
 	if e := o.h.End(context.WithoutCancel(ctx)); err == nil {
 		err = e
 	}
+	o.t.gate.RUnlock()
 	return err
 }
 

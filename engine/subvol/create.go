@@ -27,8 +27,11 @@ func (m *Manager) Create(ctx context.Context, p Place, o CreateOptions) (ondisk.
 	if err != nil {
 		return 0, err
 	}
-	unlock := parent.LockInodes(p.Dir)
-	defer unlock()
+	done, err := parent.Change(p.Dir)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
 	if err := parent.CheckNewEntry(ctx, p.Dir, p.Name); err != nil {
 		return 0, err
 	}

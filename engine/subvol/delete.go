@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"imgtool/engine/fserr"
+	"imgtool/engine/inode"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/txn"
 )
@@ -13,31 +14,29 @@ import (
 // Delete takes the subvolume with the given id out of its parent and leaves its tree to Drop (or Clean). Errors: EPERM
 // for the default subvolume, ENOTEMPTY for one that holds other subvolumes, EROFS, ENOENT.
 func (m *Manager) Delete(ctx context.Context, id ondisk.TreeID) error {
-	place, index, ok, err := m.backref(ctx, id)
+	place, index, parent, unlock, err := m.lockPlace(ctx, id)
 	if err != nil {
 		return err
 	}
-	if !ok {
-		return fmt.Errorf("subvolume %d has no place in the tree and cannot be deleted: %w", id, fserr.ErrPerm)
-	}
-	parent, err := m.trees(ctx, place.Tree)
-	if err != nil {
-		return err
-	}
-	if parent.ReadOnly() {
-		return fmt.Errorf("subvolume %d holds it and is read-only: %w", place.Tree, fserr.ErrReadOnly)
-	}
-	unlock := parent.LockInodes(place.Dir)
 	defer unlock()
 	root, err := m.db.Root(ctx, id)
 	if err != nil {
 		return err
 	}
+	tree, err := m.trees(ctx, id)
+	if err != nil {
+		return err
+	}
+	// Nobody may change a tree that is being taken apart, and no subvolume may appear in it behind our check.
+	before := tree.ReadOnly()
+	tree.SetReadOnly(true)
 	if err := m.mayDelete(ctx, id); err != nil {
+		tree.SetReadOnly(before)
 		return err
 	}
 	h, err := m.db.StartFreeing(ctx, createItems)
 	if err != nil {
+		tree.SetReadOnly(before)
 		return err
 	}
 	wctx := context.WithoutCancel(ctx)
@@ -51,6 +50,32 @@ func (m *Manager) Delete(ctx context.Context, id ondisk.TreeID) error {
 		return errors.Join(err, h.End(ctx))
 	}
 	return h.End(ctx)
+}
+
+// lockPlace finds the directory entry of a subvolume and locks its directory; a rename meanwhile makes it look again.
+func (m *Manager) lockPlace(ctx context.Context, id ondisk.TreeID) (p Place, index uint64, parent *inode.FileTree, unlock func(), err error) {
+	for {
+		place, _, ok, err := m.backref(ctx, id)
+		if err != nil {
+			return Place{}, 0, nil, nil, err
+		}
+		if !ok {
+			return Place{}, 0, nil, nil, fmt.Errorf("subvolume %d has no place in the tree and cannot be deleted: %w", id, fserr.ErrPerm)
+		}
+		parent, err := m.trees(ctx, place.Tree)
+		if err != nil {
+			return Place{}, 0, nil, nil, err
+		}
+		unlock, err := parent.Change(place.Dir)
+		if err != nil {
+			return Place{}, 0, nil, nil, err
+		}
+		now, index, ok, err := m.backref(ctx, id)
+		if err == nil && ok && now == place {
+			return place, index, parent, unlock, nil
+		}
+		unlock()
+	}
 }
 
 // mayDelete refuses the default subvolume and one with subvolumes inside.

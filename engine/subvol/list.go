@@ -182,11 +182,13 @@ func (m *Manager) SetReadonly(ctx context.Context, id ondisk.TreeID, ro bool) er
 	if err != nil {
 		return err
 	}
+	before := tree.ReadOnly()
+	tree.SetReadOnly(ro)
 	h, err := m.db.Start(ctx, 1)
 	if err != nil {
+		tree.SetReadOnly(before)
 		return err
 	}
-	tree.SetReadOnly(ro)
 	root.Update(h, func(it *ondisk.RootItem) {
 		flags := it.Flags() &^ ondisk.RootSubvolReadonly
 		if ro {

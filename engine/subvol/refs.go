@@ -16,14 +16,20 @@ func refKeys(parent, child ondisk.TreeID) (ref, back ondisk.Key) {
 		ondisk.Key{ObjectID: ondisk.ObjectID(child), Type: ondisk.RootBackrefKey, Offset: uint64(parent)}
 }
 
+// rootRef is the content of a ROOT_REF and of its ROOT_BACKREF.
+func rootRef(dir ondisk.ObjectID, index uint64, name string) []byte {
+	b := make([]byte, ondisk.RootRefSize+len(name))
+	r := ondisk.AsRootRef(b)
+	r.SetDirID(dir)
+	r.SetSequence(index)
+	r.SetNameLen(uint16(len(name)))
+	copy(b[ondisk.RootRefSize:], name)
+	return b
+}
+
 // addRootRef inserts ROOT_REF and ROOT_BACKREF, which have the same content.
 func (m *Manager) addRootRef(ctx context.Context, h *txn.Handle, p Place, child ondisk.TreeID, index uint64) error {
-	b := make([]byte, ondisk.RootRefSize+len(p.Name))
-	r := ondisk.AsRootRef(b)
-	r.SetDirID(p.Dir)
-	r.SetSequence(index)
-	r.SetNameLen(uint16(len(p.Name)))
-	copy(b[ondisk.RootRefSize:], p.Name)
+	b := rootRef(p.Dir, index, p.Name)
 	ref, back := refKeys(p.Tree, child)
 	for _, k := range []ondisk.Key{back, ref} {
 		if err := m.db.RootTree().Insert(ctx, h, k, b); err != nil {

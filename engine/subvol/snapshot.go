@@ -89,11 +89,15 @@ func (m *Manager) lockDirs(ctx context.Context, specs []SnapshotSpec) (func(), e
 		if err == nil && len(dirs[id]) > maxDirs {
 			err = fmt.Errorf("snapshots into %d directories of one subvolume in one commit, at most %d are possible: %w", len(dirs[id]), maxDirs, fserr.ErrInvalid)
 		}
+		var done func()
+		if err == nil {
+			done, err = t.Change(dirs[id]...)
+		}
 		if err != nil {
 			unlock()
 			return nil, err
 		}
-		unlocks = append(unlocks, t.LockInodes(dirs[id]...))
+		unlocks = append(unlocks, done)
 	}
 	return unlock, nil
 }
