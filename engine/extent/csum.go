@@ -158,43 +158,39 @@ func (m *Manager) deleteCsums(ctx context.Context, tx btree.Txn, addr, n uint64)
 	return nil
 }
 
-// cutCsums walks the items that overlap [from, to), the last one first. Readers of the tree see a checksum outside the
-// range at every moment: a tail is inserted before the item that held it is cut. Called with csumMu held.
+// cutCsums walks the items that overlap [from, to), the last one first. What is kept of an item is cut out of it before
+// its tail is inserted: the tail then fits where the item was. The other way round each cut of an item that fills a leaf
+// would split that leaf, and leave a leaf behind that holds next to nothing. Called with csumMu held, which readers wait
+// for.
 func (m *Manager) cutCsums(ctx context.Context, tx btree.Txn, from, to uint64) error {
 	t := m.trees.Csum()
 	for {
 		i, ok, err := m.csumAt(ctx, to-1)
-		if err != nil {
+		if err != nil || !ok || m.csumEnd(i) <= from {
 			return err
 		}
-		end := uint64(0)
-		if ok {
-			end = m.csumEnd(i)
+		if i.addr < from {
+			err = m.shrinkCsum(ctx, tx, i, int((from-i.addr)/ondisk.SectorSize)*m.csumSize)
+		} else {
+			err = t.Delete(ctx, tx, csumKey(i.addr))
 		}
-		if !ok || end <= from {
-			return nil
+		if err == nil && m.csumEnd(i) > to {
+			err = t.Insert(ctx, tx, csumKey(to), i.sums[int((to-i.addr)/ondisk.SectorSize)*m.csumSize:])
 		}
-		if end > to {
-			tail := i.sums[int((to-i.addr)/ondisk.SectorSize)*m.csumSize:]
-			if err := t.Insert(ctx, tx, csumKey(to), tail); err != nil {
-				return err
-			}
+		if err != nil || i.addr <= from {
+			return err
 		}
-		if i.addr >= from {
-			if err := t.Delete(ctx, tx, csumKey(i.addr)); err != nil {
-				return err
-			}
-			continue
-		}
-		keep := int((from-i.addr)/ondisk.SectorSize) * m.csumSize
-		err = t.Modify(ctx, tx, csumKey(i.addr), func(old []byte) ([]byte, error) {
-			if len(old) < keep {
-				return nil, fserr.Corruptf("csum item", uint64(ondisk.CsumTree), i.addr, "%d bytes, %d expected", len(old), len(i.sums))
-			}
-			return slices.Clone(old[:keep]), nil
-		})
-		return err
 	}
+}
+
+// shrinkCsum keeps the first bytes of an item.
+func (m *Manager) shrinkCsum(ctx context.Context, tx btree.Txn, i csumItem, keep int) error {
+	return m.trees.Csum().Modify(ctx, tx, csumKey(i.addr), func(old []byte) ([]byte, error) {
+		if len(old) < keep {
+			return nil, fserr.Corruptf("csum item", uint64(ondisk.CsumTree), i.addr, "%d bytes, %d expected", len(old), len(i.sums))
+		}
+		return slices.Clone(old[:keep]), nil
+	})
 }
 
 // LookupCsums returns the checksums of the n bytes at addr (multiples of the sector size), one after the other, and

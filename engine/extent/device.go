@@ -147,6 +147,11 @@ func (m *Manager) FillSuper(sb *ondisk.SuperBlock) {
 		used += uint64(sp.used.Load())
 	}
 	sb.SetBytesUsed(used)
+	if m.trees.FreeSpace() == nil {
+		// A v1 cache is void because this stays behind the superblock's generation: the kernel and btrfs check compare
+		// the two (fs/btrfs/block-group.c, need_clear). 0 would say that there is none.
+		sb.SetCacheGeneration(m.cacheGen)
+	}
 	m.chunkMu.Lock()
 	defer m.chunkMu.Unlock()
 	array := sb.SysChunkArray()

@@ -60,6 +60,7 @@ type Manager struct {
 	csumType  ondisk.CsumType
 	csumSize  int
 	chunkUUID ondisk.UUID // of device extents
+	cacheGen  uint64      // the superblock's cache_generation as it was opened
 
 	refs atomic.Pointer[delayedref.Set] // of the running transaction
 	gen  atomic.Uint64                  // its generation
@@ -115,6 +116,7 @@ func New(o Options) *Manager {
 		skinny:   o.Super.HasIncompat(ondisk.IncompatSkinnyMetadata),
 		csumType: o.Super.Checksum(),
 		csumSize: o.Super.Checksum().Size(),
+		cacheGen: o.Super.CacheGeneration(),
 		dirty:    map[*group]struct{}{},
 		fstDirty: map[*group]struct{}{},
 	}
