@@ -2,17 +2,21 @@ package copytree_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"imgtool/engine"
 	"imgtool/engine/copytree"
+	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
 	"imgtool/engine/internal/oracle"
 	"imgtool/engine/manifest"
@@ -203,4 +207,159 @@ func withoutTop(m []byte) []byte {
 		}
 	}
 	return out
+}
+
+// TestDeterminism imports the same tree twice: everything but the UUIDs must be the same.
+func TestDeterminism(t *testing.T) {
+	oracle.NeedRoot(t)
+	src := t.TempDir()
+	buildTree(t, src)
+	var first []byte
+	for i := range 3 {
+		fs, img := newImage(t, 400<<20, func(o *mkfs.Options) { o.Now = func() time.Time { return time.Unix(1e9, 0) } })
+		importInto(t, fs, src, copytree.ImportOptions{TopAttrs: true})
+		must(t, fs.Close())
+		out := stripHeaders([]byte(oracle.Btrfs(t, "inspect-internal", "dump-tree", "-t", "fs", img)))
+		if i < 2 {
+			first = out // the first import itself moves access times of links and directories
+		} else if !bytes.Equal(first, out) {
+			t.Fatalf("two imports of one tree differ:\n%s", oracle.ManifestDiff(first, out))
+		}
+	}
+}
+
+// stripHeaders drops the lines that tell of UUIDs.
+func stripHeaders(dump []byte) []byte {
+	var out []byte
+	for line := range bytes.Lines(dump) {
+		s := strings.TrimSpace(string(line))
+		for _, prefix := range []string{"fs uuid", "chunk uuid", "uuid"} {
+			if strings.HasPrefix(s, prefix) {
+				s = ""
+			}
+		}
+		if s != "" {
+			out = append(out, s+"\n"...)
+		}
+	}
+	return out
+}
+
+// TestSizeNeeded imports into images of just the size that is computed.
+func TestSizeNeeded(t *testing.T) {
+	src := goSource(t)
+	many := t.TempDir()
+	for i := range 3000 {
+		must(t, os.WriteFile(filepath.Join(many, fmt.Sprintf("file-%d", i)), make([]byte, i), 0o600))
+	}
+	for _, dir := range []string{filepath.Join(src, "cmd/compile"), many, t.TempDir()} {
+		o := mkfs.Default()
+		n, err := copytree.SizeNeeded(t.Context(), dir, o)
+		must(t, err)
+		fs, img := newImage(t, copytree.ImageSize(n, o), nil)
+		p := importInto(t, fs, dir, copytree.ImportOptions{TopAttrs: true})
+		if p.Inodes != n.Inodes {
+			t.Errorf("%s: %d names counted, %d imported", dir, n.Inodes, p.Inodes)
+		}
+		u := fs.Usage()
+		if u.Data.Used > n.Data || n.Data > 2*u.Data.Used+1<<20 {
+			t.Errorf("%s: %d bytes of data computed, %d used", dir, n.Data, u.Data.Used)
+		}
+		if u.Metadata.Used > n.Metadata+1<<20 {
+			t.Errorf("%s: %d bytes of metadata computed, %d used", dir, n.Metadata, u.Metadata.Used)
+		}
+		must(t, fs.Close())
+		oracle.Check(t, img)
+	}
+}
+
+// TestImportFailures checks that a failure leaves the image at its last commit, and sound.
+func TestImportFailures(t *testing.T) {
+	src := t.TempDir()
+	must(t, os.MkdirAll(filepath.Join(src, "dir"), 0o755))
+	must(t, os.WriteFile(filepath.Join(src, "dir/file"), []byte("x"), 0o644))
+
+	t.Run("name exists", func(t *testing.T) {
+		fs, img := newImage(t, 200<<20, nil)
+		importInto(t, fs, src, copytree.ImportOptions{})
+		before := manifestOf(t, fs)
+		tree, err := fs.Subvolume(t.Context(), ondisk.FSTree)
+		must(t, err)
+		if _, err := copytree.Import(t.Context(), tree, inode.RootDir, src, copytree.ImportOptions{}); !errors.Is(err, fserr.ErrExist) {
+			t.Errorf("%v", err)
+		}
+		must(t, fs.Commit(t.Context()))
+		if d := oracle.ManifestDiff(before, manifestOf(t, fs)); d != "" {
+			t.Error(d)
+		}
+		must(t, fs.Close())
+		oracle.Check(t, img)
+	})
+	t.Run("no space", func(t *testing.T) {
+		big := t.TempDir()
+		for i := range 200 {
+			must(t, os.WriteFile(filepath.Join(big, fmt.Sprint(i)), bytes.Repeat([]byte("full"), 1<<18), 0o644))
+		}
+		fs, img := newImage(t, 128<<20, nil)
+		tree, err := fs.Subvolume(t.Context(), ondisk.FSTree)
+		must(t, err)
+		if _, err := copytree.Import(t.Context(), tree, inode.RootDir, big, copytree.ImportOptions{}); !errors.Is(err, fserr.ErrNoSpace) {
+			t.Errorf("%v", err)
+		}
+		must(t, fs.Commit(t.Context())) // the engine itself is sound
+		must(t, fs.Close())
+		oracle.Check(t, img)
+	})
+	t.Run("cancelled", func(t *testing.T) {
+		fs, img := newImage(t, 1<<30, nil)
+		tree, err := fs.Subvolume(t.Context(), ondisk.FSTree)
+		must(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		_, err = copytree.Import(ctx, tree, inode.RootDir, goSource(t), copytree.ImportOptions{
+			Progress: func(p copytree.Progress) {
+				if p.Inodes > 1000 {
+					cancel()
+				}
+			},
+		})
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("%v", err)
+		}
+		must(t, fs.Commit(t.Context()))
+		must(t, fs.Close())
+		oracle.Check(t, img)
+	})
+	t.Run("not a directory", func(t *testing.T) {
+		fs, _ := newImage(t, 200<<20, nil)
+		tree, err := fs.Subvolume(t.Context(), ondisk.FSTree)
+		must(t, err)
+		if _, err := copytree.Import(t.Context(), tree, inode.RootDir, filepath.Join(src, "dir/file"), copytree.ImportOptions{}); !errors.Is(err, fserr.ErrNotDir) {
+			t.Errorf("%v", err)
+		}
+		must(t, fs.Close())
+	})
+}
+
+// TestExportStaysInside exports an image whose links lead out of the destination.
+func TestExportStaysInside(t *testing.T) {
+	outside := t.TempDir()
+	src := t.TempDir()
+	must(t, os.Symlink(outside, filepath.Join(src, "out")))
+	must(t, os.WriteFile(filepath.Join(src, "x"), []byte("x"), 0o644))
+	fs, _ := newImage(t, 200<<20, nil)
+	importInto(t, fs, src, copytree.ImportOptions{})
+	ns, err := fs.Namespace(t.Context(), ondisk.FSTree)
+	must(t, err)
+	dest := t.TempDir()
+	// A link waits where the export wants to write.
+	must(t, os.Symlink(filepath.Join(outside, "stolen"), filepath.Join(dest, "x")))
+	if _, err := copytree.Export(t.Context(), ns, ns.Top(), dest, copytree.ExportOptions{}); !errors.Is(err, os.ErrExist) {
+		t.Errorf("%v", err)
+	}
+	left, err := os.ReadDir(outside)
+	must(t, err)
+	if len(left) != 0 {
+		t.Errorf("the export wrote outside: %v", left)
+	}
+	must(t, fs.Close())
 }
