@@ -2,10 +2,12 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 
 	"imgtool/engine"
+	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/subvol"
@@ -40,8 +42,16 @@ func setScene(ctx context.Context, f *engine.FS, rng *rand.Rand, name string) (*
 		return nil, err
 	}
 	s := &scene{}
-	if s.dir, err = top.Mkdir(ctx, inode.RootDir, name, inode.Attr{Mode: 0o755}); err != nil {
-		return nil, err
+	for n := 1; ; n++ { // an image may have seen this replay before
+		unique := name
+		if n > 1 {
+			unique = fmt.Sprintf("%s.%d", name, n)
+		}
+		if s.dir, err = top.Mkdir(ctx, inode.RootDir, unique, inode.Attr{Mode: 0o755}); err == nil {
+			break
+		} else if !errors.Is(err, fserr.ErrExist) {
+			return nil, err
+		}
 	}
 	for i := range otherSubvols {
 		o, err := s.addOther(ctx, f, fmt.Sprintf("other-%d", i))
