@@ -3,6 +3,7 @@ package extent
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -131,5 +132,29 @@ func TestMaxCsums(t *testing.T) {
 		if n := maxCsums(c.nodesize, c.size); n != c.want {
 			t.Errorf("maxCsums(%d, %d) = %d, want %d", c.nodesize, c.size, n, c.want)
 		}
+	}
+}
+
+// TestCutsLeaveFullLeaves deletes every other of many checksums, as the removal of every other small file does: what is
+// left lies in leaves that are reasonably full.
+func TestCutsLeaveFullLeaves(t *testing.T) {
+	o := defaultFixture
+	o.nodesize = 16384
+	f := newFixture(t, o)
+	tx := f.begin()
+	const n = 8000
+	f.check(f.m.AddCsums(f.ctx, tx, 1<<30, make([]byte, n*f.m.csumSize)))
+	for i := uint64(0); i < n; i += 2 {
+		f.check(f.m.deleteCsums(f.ctx, tx, 1<<30+i*ondisk.SectorSize, ondisk.SectorSize))
+	}
+	leaves := 0
+	for _, b := range f.blocks() {
+		if b == fmt.Sprintf("%d/0", ondisk.CsumTree) {
+			leaves++
+		}
+	}
+	need := (n/2*(ondisk.ItemSize+f.m.csumSize) + ondisk.LeafDataSize(o.nodesize) - 1) / ondisk.LeafDataSize(o.nodesize)
+	if leaves > 5*need { // splits around the long rest leave some of them half empty
+		t.Errorf("%d leaves, %d would do", leaves, need)
 	}
 }
