@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"maps"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,8 +17,9 @@ var commitBuckets = []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5
 // FS is the part of a [Registry] that belongs to one file system. It is a trace.Tracer, to be given to the engine when
 // the file system is opened; Attach then connects the figures that the engine keeps itself. Safe for concurrent use.
 type FS struct {
-	events events
-	commit histogram
+	events   events
+	commit   histogram
+	searches searches
 
 	mu     sync.Mutex // guards source and last; held during Source.Snapshot
 	source Source
@@ -32,7 +34,7 @@ type events struct {
 
 var _ trace.Tracer = (*FS)(nil)
 
-// Trace counts the event. It takes no lock but for the end of a commit, and never blocks.
+// Trace counts the event. It takes no lock but for the end of a commit and of a search, and never blocks.
 func (f *FS) Trace(e trace.Event) {
 	v := &f.events
 	switch e.Kind {
@@ -52,6 +54,8 @@ func (f *FS) Trace(e trace.Event) {
 		v.chunks.Add(1)
 	case trace.CommitCompleted:
 		f.commit.observe(e.Took)
+	case trace.SearchDone:
+		f.searches.count(e.Note, e.N)
 	case trace.Aborted:
 		v.aborts.Add(1)
 	case trace.ViewRevoked:
@@ -121,4 +125,43 @@ func (h *histogram) read() (uint64, float64, map[float64]uint64) {
 	}
 	maps.Copy(buckets, h.buckets)
 	return h.count, h.sum.Seconds(), buckets
+}
+
+// searches counts searches of commit roots by the note of their event: the policy, a space, and the outcome.
+type searches struct {
+	mu sync.Mutex
+	by map[string]*search
+}
+
+// search is what one note has counted.
+type search struct {
+	policy, outcome string
+	n, mismatches   uint64
+}
+
+func (s *searches) count(note string, mismatches uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.by[note]
+	if c == nil {
+		if s.by == nil {
+			s.by = make(map[string]*search)
+		}
+		c = &search{}
+		c.policy, c.outcome, _ = strings.Cut(strings.Clone(note), " ")
+		s.by[note] = c
+	}
+	c.n++
+	c.mismatches += mismatches
+}
+
+// list returns a copy of the counts.
+func (s *searches) list() []search {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]search, 0, len(s.by))
+	for _, c := range s.by {
+		list = append(list, *c)
+	}
+	return list
 }

@@ -43,7 +43,6 @@ func sample() Snapshot {
 			CleanBytes: 4096, DirtyBytes: 8192, Limit: 16384},
 		Devices: []Device{{"/tmp/a\xff.img", next(), next(), disk.Stats{Reads: next(), ReadBytes: next(), Writes: next(),
 			WriteBytes: next(), Discards: next(), DiscardBytes: next(), Flushes: next()}}},
-		Searches: []Search{{"clone-root", next(), next(), next()}, {"epoch", next(), next(), next()}},
 	}
 }
 
@@ -52,6 +51,11 @@ func attached(t *testing.T) (*Registry, *FS) {
 	r := New()
 	f := r.NewFS()
 	f.Attach(SourceFunc(sample))
+	f.Trace(trace.Event{Kind: trace.SearchDone, Note: "epoch found"})
+	for range 2 {
+		f.Trace(trace.Event{Kind: trace.SearchDone, Note: "shared wrong item", N: 3})
+	}
+	f.Trace(trace.Event{Kind: trace.SearchDone, Note: "shared ENOENT", N: 1})
 	return r, f
 }
 
@@ -131,7 +135,10 @@ func TestValues(t *testing.T) {
 		fmt.Sprintf(`imgtool_btrfs_pinned_bytes{block_group_type="data",mode="single",%s} %d`, u, s.Spaces[0].Pinned),
 		fmt.Sprintf(`imgtool_btrfs_cache_misses_total{%s} %d`, u, s.Cache.Misses),
 		fmt.Sprintf(`imgtool_btrfs_device_flushes_total{device="/tmp/a%s.img",%s} %d`, "\ufffd", u, s.Devices[0].Stats.Flushes),
-		fmt.Sprintf(`imgtool_btrfs_search_mismatches_total{policy="epoch",%s} %d`, u, s.Searches[1].Mismatches),
+		`imgtool_btrfs_searches_total{outcome="found",policy="epoch",` + u + `} 1`,
+		`imgtool_btrfs_searches_total{outcome="wrong item",policy="shared",` + u + `} 2`,
+		`imgtool_btrfs_search_mismatches_total{policy="shared",` + u + `} 7`,
+		`imgtool_btrfs_search_mismatches_total{policy="epoch",` + u + `} 0`,
 		`imgtool_btrfs_commit_seconds_bucket{` + u + `,le="0.002"} 0`,
 		`imgtool_btrfs_commit_seconds_bucket{` + u + `,le="0.005"} 1`,
 		`imgtool_btrfs_commit_seconds_bucket{` + u + `,le="30"} 1`,

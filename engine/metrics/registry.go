@@ -74,7 +74,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	seen := map[string]bool{}
 	for _, fs := range c.r.list() {
-		f := figures{fs.snapshot(), &fs.events}
+		f := figures{fs.snapshot(), &fs.events, fs.searches.list()}
 		if f.UUID == "" || seen[f.UUID] {
 			continue
 		}

@@ -25,9 +25,8 @@ type Snapshot struct {
 	Readers int    // live tickets
 	Asked   uint64 // times a reader was asked to go
 
-	Cache    extbuf.Stats
-	Devices  []Device
-	Searches []Search
+	Cache   extbuf.Stats
+	Devices []Device
 }
 
 // Phase is the time that all commits together spent in one part of the commit.
@@ -50,14 +49,6 @@ type Device struct {
 	Size        uint64 // bytes
 	Unallocated uint64 // bytes that no chunk has
 	Stats       disk.Stats
-}
-
-// Search is the searches of commit roots under one reader policy.
-type Search struct {
-	Policy     string
-	Searches   uint64
-	Mismatches uint64 // blocks that were not what their parent's pointer promised
-	Copied     uint64 // bytes
 }
 
 // Source gives the figures of an open file system. Snapshot is called at each scrape, by one goroutine at a time; it

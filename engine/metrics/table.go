@@ -7,7 +7,8 @@ const namespace = "imgtool_btrfs_"
 // figures is what one metric is computed from.
 type figures struct {
 	Snapshot
-	events *events
+	events   *events
+	searches []search
 }
 
 // emit takes one value, with the values of the metric's labels.
@@ -30,7 +31,6 @@ const (
 var (
 	spaceLabels  = []string{"block_group_type", "mode"}
 	deviceLabels = []string{"device"}
-	policyLabels = []string{"policy"}
 )
 
 // table is all metrics but the histogram of commits.
@@ -93,12 +93,23 @@ var table = []metric{
 		func(f *figures, out emit) { out(float64(f.Readers)) }},
 	{"readers_asked_total", "Times a reader was asked to go because space was needed.", counter, nil,
 		one(func(f *figures) uint64 { return f.Asked })},
-	{"searches_total", "Searches of commit roots, by reader policy.", counter, policyLabels,
-		searches(func(s *Search) uint64 { return s.Searches })},
+	{"searches_total", "Searches of commit roots, by reader policy and outcome.", counter, []string{"policy", "outcome"},
+		func(f *figures, out emit) {
+			for _, s := range f.searches {
+				out(float64(s.n), s.policy, s.outcome)
+			}
+		}},
 	{"search_mismatches_total", "Blocks met by searches that were not what their parent's pointer promised.", counter,
-		policyLabels, searches(func(s *Search) uint64 { return s.Mismatches })},
-	{"search_copied_bytes_total", "Bytes that searches copied to be safe from commits.", counter,
-		policyLabels, searches(func(s *Search) uint64 { return s.Copied })},
+		[]string{"policy"},
+		func(f *figures, out emit) {
+			by := map[string]uint64{}
+			for _, s := range f.searches {
+				by[s.policy] += s.mismatches
+			}
+			for policy, n := range by {
+				out(float64(n), policy)
+			}
+		}},
 
 	{"cache_hits_total", "Tree blocks found in the extent-buffer cache.", counter, nil,
 		one(func(f *figures) uint64 { return f.Cache.Hits })},
@@ -151,15 +162,6 @@ func devices(value func(*Device) uint64) func(*figures, emit) {
 		for i := range f.Devices {
 			d := &f.Devices[i]
 			out(float64(value(d)), d.Name)
-		}
-	}
-}
-
-func searches(value func(*Search) uint64) func(*figures, emit) {
-	return func(f *figures, out emit) {
-		for i := range f.Searches {
-			s := &f.Searches[i]
-			out(float64(value(s)), s.Policy)
 		}
 	}
 }
