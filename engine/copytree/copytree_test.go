@@ -363,3 +363,31 @@ func TestExportStaysInside(t *testing.T) {
 	}
 	must(t, fs.Close())
 }
+
+// TestSkip leaves out a file, and a directory with what is in it.
+func TestSkip(t *testing.T) {
+	src := t.TempDir()
+	for _, name := range []string{"a/x", "a/y", "b/c/z", "b/d/w", "e"} {
+		must(t, os.MkdirAll(filepath.Join(src, filepath.Dir(name)), 0o755))
+		must(t, os.WriteFile(filepath.Join(src, name), nil, 0o644))
+	}
+	fs, _ := newImage(t, 200<<20, nil)
+	var asked []string
+	importInto(t, fs, src, copytree.ImportOptions{Skip: func(path string) bool {
+		asked = append(asked, path)
+		return path == "b/c" || path == "a/y"
+	}})
+	var paths []string
+	for line := range bytes.Lines(manifestOf(t, fs)) {
+		var l struct{ Path string }
+		must(t, json.Unmarshal(line, &l))
+		paths = append(paths, l.Path)
+	}
+	must(t, fs.Close())
+	if got, want := strings.Join(paths, " "), ". a a/x b b/d b/d/w e"; got != want {
+		t.Errorf("imported %s; want %s", got, want)
+	}
+	if got, want := strings.Join(asked, " "), "a b e a/x a/y b/c b/d b/d/w"; got != want {
+		t.Errorf("asked for %s; want %s", got, want)
+	}
+}

@@ -79,7 +79,7 @@ func (im *importer) run(ctx context.Context, top *hostDir) error {
 	g.Go(func() error {
 		defer close(im.work)
 		defer close(im.order)
-		s := &scanner{im: im, links: map[fileKey]*linked{}, dents: make([]byte, 64<<10)}
+		s := &scanner{im: im, top: top.join(""), links: map[fileKey]*linked{}, dents: make([]byte, 64<<10)}
 		return s.run(ctx, top)
 	})
 	for range workers {

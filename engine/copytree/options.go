@@ -19,6 +19,9 @@ type ImportOptions struct {
 	TopAttrs bool
 	// Progress is called now and then, from one goroutine at a time, and once at the end. May be nil.
 	Progress func(Progress)
+	// Skip is asked for everything, by its path below the source directory; what it says true to is left out, a directory
+	// with everything below it. May be nil.
+	Skip func(path string) bool
 	// Workers is the number of goroutines that read; 0 takes a number by the processors.
 	Workers int
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +18,7 @@ import (
 type scanner struct {
 	im    *importer
 	cur   *batch
+	top   string              // the source's path with a slash behind it
 	links map[fileKey]*linked // files with several names, until all have been seen
 	dents []byte
 }
@@ -84,8 +87,14 @@ type subdir struct {
 // into them later find their place close to each other.
 func (s *scanner) visit(ctx context.Context, dir *hostDir) ([]subdir, error) {
 	names, err := dir.names(s.dents)
-	if err != nil || len(names) == 0 {
+	if err != nil {
 		return nil, err
+	}
+	if skip := s.im.o.Skip; skip != nil {
+		names = slices.DeleteFunc(names, func(n hostName) bool { return skip(strings.TrimPrefix(dir.join(n.name), s.top)) })
+	}
+	if len(names) == 0 {
+		return nil, nil
 	}
 	var subs []subdir
 	for _, n := range names {

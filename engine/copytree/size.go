@@ -17,10 +17,10 @@ type Needs struct {
 	Metadata uint64 // bytes of tree blocks, estimated
 }
 
-// Slack is what ImageSize adds: a quarter of the data, as much metadata again twice over (for copies on write until the
-// commit), and 64 MiB.
+// What ImageSize adds: a quarter of the data, the metadata twice over (for copies on write until the commit), and
+// 256 MiB. The image is sparse: what stays free costs nothing.
 const (
-	slackFixed    = 64 << 20
+	slackFixed    = 256 << 20
 	slackData     = 4 // one in four
 	slackMetadata = 2
 )
