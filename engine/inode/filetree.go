@@ -26,9 +26,11 @@ type Config struct {
 	MaxInline    int              // bytes; 0 takes DefaultMaxInline, below 0 inlines nothing but symbolic links
 	Now          func() time.Time // clock of the time stamps; nil takes time.Now
 	// MoveSubvol rewrites the ROOT_REF and ROOT_BACKREF of a subvolume whose entry Rename has moved within its parent
-	// tree; nil refuses such renames with fserr.ErrBusy.
-	MoveSubvol func(ctx context.Context, tx Txn, m SubvolMove) error
-	Pool       *disk.Pool // buffers of data; nil takes the Go heap
+	// tree; nil refuses such renames with fserr.ErrBusy. MayMoveSubvol is asked first, before anything is changed (the
+	// new index is not known yet), and returns what stands against it.
+	MoveSubvol    func(ctx context.Context, tx Txn, m SubvolMove) error
+	MayMoveSubvol func(ctx context.Context, m SubvolMove) error
+	Pool          *disk.Pool // buffers of data; nil takes the Go heap
 }
 
 func (c *Config) now() ondisk.Timespec {

@@ -139,7 +139,7 @@ func (t *FileTree) checkRename(ctx context.Context, r *rename) (done bool, err e
 		return true, nil // two names of one inode, or one name: rename(2) does nothing
 	}
 	for _, e := range r.moving() {
-		if err := t.checkMovable(ctx, e); err != nil {
+		if err := t.checkMovable(ctx, r, e); err != nil {
 			return false, err
 		}
 	}
@@ -162,12 +162,20 @@ func (r *rename) moving() []*Entry {
 	return []*Entry{&r.src}
 }
 
-func (t *FileTree) checkMovable(ctx context.Context, e *Entry) error {
+// checkMovable refuses to move an entry, one of the two of r, whose inode or subvolume must stay as it is.
+func (t *FileTree) checkMovable(ctx context.Context, r *rename, e *Entry) error {
 	if e.IsSubvol() {
 		if t.cfg.MoveSubvol == nil {
 			return fmt.Errorf("%q is subvolume %d and stays where it is: %w", e.Name, e.Subvol(), fserr.ErrBusy)
 		}
-		return nil
+		if t.cfg.MayMoveSubvol == nil {
+			return nil
+		}
+		mv := SubvolMove{Subvol: e.Subvol(), Parent: t.id, OldDir: r.oldDir, OldName: r.oldName, NewDir: r.newDir, NewName: r.newName}
+		if e == &r.dst {
+			mv.OldDir, mv.OldName, mv.NewDir, mv.NewName = r.newDir, r.newName, r.oldDir, r.oldName
+		}
+		return t.cfg.MayMoveSubvol(ctx, mv)
 	}
 	it, err := t.Inode(ctx, e.Ino())
 	if err != nil {
@@ -226,7 +234,7 @@ func (t *FileTree) checkReplace(ctx context.Context, r *rename) error {
 			return err
 		}
 	}
-	return t.checkMovable(ctx, &r.dst)
+	return t.checkMovable(ctx, r, &r.dst)
 }
 
 // checkRoomFor makes sure that the new names fit their items, so that nothing fails half way.
