@@ -28,8 +28,8 @@ type mkfsFlags struct {
 }
 
 const mkfsLong = `Make a btrfs file system in an image file or on a block device. A file that does not exist is
-created: with --byte-count, or with --rootdir as large as that needs and a quarter and 256 MiB more,
-as a sparse file.
+created, sparse: with --byte-count, or with --rootdir at the size which that needs and as slack a
+quarter of the data, twice the metadata and 256 MiB.
 
 --rootdir copies a directory tree into it: data, holes, hard links, symbolic links, devices,
 extended attributes, owners, modes and times. --subvol makes one of its directories a subvolume;

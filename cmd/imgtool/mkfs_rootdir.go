@@ -154,7 +154,9 @@ func (r *rootdir) copy(ctx context.Context, s *session, im *mkfsImported, bar *p
 	before := *im
 	p, err := copytree.Import(ctx, tree, inode.RootDir, filepath.Join(r.dir, filepath.FromSlash(at)), copytree.ImportOptions{
 		TopAttrs: true,
-		//SKIP
+		Skip: func(rel string) bool {
+			return slices.ContainsFunc(r.subvols, func(s subvolFlag) bool { return s.path == path.Join(at, rel) })
+		},
 		Progress: func(p copytree.Progress) { bar.update(before.Bytes + p.Bytes) },
 	})
 	im.Inodes, im.Bytes = before.Inodes+p.Inodes, before.Bytes+p.Bytes
