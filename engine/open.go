@@ -26,7 +26,7 @@ type OpenOptions struct {
 	// read may then be no state that the file system was ever in.
 	ReadOnly, ForceReadonly bool
 	Direct                  disk.DirectMode
-	// Copy chooses a superblock copy, counted from 1; 0 takes the newest valid one.
+	// Copy chooses a superblock copy: 1 or 2 for the mirror at 64 MiB or 256 GiB, 0 for the newest valid one.
 	Copy int
 	// CacheBytes bounds the extent-buffer cache, MaxDirty the dirty metadata of one transaction, both in bytes, MaxDelayed
 	// its delayed refs; 0 takes the defaults.
@@ -85,7 +85,7 @@ func closeAll(devs []disk.Device) {
 }
 
 func open(ctx context.Context, devs []disk.Device, o OpenOptions) (*FS, error) {
-	vol, err := volume.Open(ctx, devs, volume.Options{Tracer: o.Tracer, Copy: o.Copy})
+	vol, err := volume.Open(ctx, devs, volume.Options{Tracer: o.Tracer, Copy: o.Copy, CheckSuper: treecheck.Super})
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +143,7 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 		ExtendedIref: f.ExtendedIref, Now: fs.db.Now, Pool: fs.pool,
 	}
 	fs.subvols = subvol.New(fs.db, fs.Subvolume)
-	fs.config.MoveSubvol = fs.subvols.Move
+	fs.config.MoveSubvol, fs.config.MayMoveSubvol = fs.subvols.Move, fs.subvols.MayMove
 	return fs, nil
 }
 
