@@ -3,8 +3,10 @@ package btree
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 
+	"imgtool/disk"
 	"imgtool/engine/extbuf"
 	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
@@ -75,6 +77,7 @@ func (b *blockInfo) total() (n int) {
 type fakeAlloc struct {
 	mu     sync.Mutex
 	next   ondisk.Logical
+	step   ondisk.Logical // node size
 	free   []ondisk.Logical
 	pinned []ondisk.Logical
 	blocks map[ondisk.Logical]*blockInfo
@@ -84,7 +87,7 @@ type fakeAlloc struct {
 }
 
 func newFakeAlloc() *fakeAlloc {
-	return &fakeAlloc{next: 1 << 20, blocks: map[ondisk.Logical]*blockInfo{}}
+	return &fakeAlloc{next: 1 << 20, step: testNode, blocks: map[ondisk.Logical]*blockInfo{}}
 }
 
 func (a *fakeAlloc) AllocTreeBlock(_ context.Context, tx Txn, r AllocReq) (ondisk.Logical, error) {
@@ -98,7 +101,7 @@ func (a *fakeAlloc) AllocTreeBlock(_ context.Context, tx Txn, r AllocReq) (ondis
 	if n := len(a.free); n > 0 {
 		addr, a.free = a.free[n-1], a.free[:n-1]
 	} else {
-		a.next += testNode
+		a.next += a.step
 	}
 	if a.blocks[addr] != nil {
 		panic("fakeAlloc: address in use")
@@ -212,8 +215,16 @@ type world struct {
 
 func newWorld(tb failer) *world {
 	w := &world{tb: tb, io: newMemIO(), alloc: newFakeAlloc(), gen: 10}
-	w.cache = extbuf.NewCache(extbuf.Options{IO: w.io, NodeSize: testNode, FSID: ondisk.UUID{1}, ChunkTreeUUID: ondisk.UUID{2}})
+	w.cache = w.newCache()
 	return w
+}
+
+// testPool serves all worlds: its slabs are dear in race builds.
+var testPool = disk.NewPool()
+
+func (w *world) newCache() *extbuf.Cache {
+	return extbuf.NewCache(extbuf.Options{IO: w.io, NodeSize: testNode, FSID: ondisk.UUID{1}, ChunkTreeUUID: ondisk.UUID{2},
+		Pool: testPool})
 }
 
 func (w *world) config(id ondisk.TreeID) Config {
@@ -271,7 +282,7 @@ func (w *world) checkAll() {
 	}
 	for addr, want := range seen {
 		have := w.alloc.blocks[addr]
-		if have == nil || fmt.Sprint(have.refs) != fmt.Sprint(want) {
+		if have == nil || !maps.Equal(have.refs, want) {
 			w.tb.Fatalf("block %d: references %v, the extent tree has %+v", addr, want, have)
 		}
 	}

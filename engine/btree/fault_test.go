@@ -1,14 +1,14 @@
 package btree
 
 import (
-	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"sync"
 	"testing"
 
-	"imgtool/engine/extbuf"
+	"github.com/cespare/xxhash/v2"
+
 	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
 )
@@ -28,7 +28,7 @@ func (w *world) reopen() {
 	if err := w.cache.Close(); err != nil {
 		w.tb.Fatal(err)
 	}
-	w.cache = extbuf.NewCache(extbuf.Options{IO: w.io, NodeSize: testNode, FSID: ondisk.UUID{1}, ChunkTreeUUID: ondisk.UUID{2}})
+	w.cache = w.newCache()
 	for _, t := range trees {
 		t.cfg.Cache = w.cache
 	}
@@ -47,17 +47,21 @@ func (w *world) fillTree(t *Tree, rng *rand.Rand, n, size int) {
 	}
 }
 
-// content returns the whole tree as text.
-func (w *world) content(t *Tree) string {
+// content returns a hash of all keys and data.
+func (w *world) content(t *Tree) uint64 {
 	w.tb.Helper()
-	var s []byte
+	h := xxhash.New()
 	if err := t.Scan(ctx, ondisk.MinKey, ondisk.MaxKey, func(k ondisk.Key, d []byte) (bool, error) {
-		s = fmt.Appendf(s, "%v %x\n", k, d)
+		var b [ondisk.KeySize + 4]byte
+		ondisk.PutKey(b[:], k)
+		binary.LittleEndian.PutUint32(b[ondisk.KeySize:], uint32(len(d)))
+		h.Write(b[:])
+		h.Write(d)
 		return true, nil
 	}); err != nil {
 		w.tb.Fatal(err)
 	}
-	return string(s)
+	return h.Sum64()
 }
 
 // mutations are operations that each need several blocks when nothing was copied yet.
@@ -86,16 +90,16 @@ func mutations(rng *rand.Rand, n int) map[string]func(w *world, t *Tree) error {
 // TestNoSpace lets each allocation of each operation fail once. The operation must change nothing, or be done if it
 // could do without the block; the tree and all references are whole either way, and a second try succeeds.
 func TestNoSpace(t *testing.T) {
-	const n = 2000
-	for seed := range uint64(3) {
+	const n = 650
+	for seed := range uint64(2) {
 		rng := rand.New(rand.NewPCG(seed, 7))
 		for name, op := range mutations(rng, n) {
 			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
 				for failAt := 1; ; failAt++ {
 					w := newWorld(t)
 					tree := w.tree(ondisk.FSTree)
-					w.fillTree(tree, rand.New(rand.NewPCG(seed, 8)), n, 300)
-					if seed == 2 {
+					w.fillTree(tree, rand.New(rand.NewPCG(seed, 8)), n, 900)
+					if seed == 1 {
 						w.snapshot(tree, 300)
 					}
 					w.reopen()
@@ -206,116 +210,3 @@ func TestBadPointer(t *testing.T) {
 }
 
 func errOf[T any](_ T, err error) error { return err }
-
-// TestParallel lets goroutines insert, change, delete and scan one tree, each writing in keys of its own, and
-// compares the result with what each knows.
-func TestParallel(t *testing.T) {
-	const workers, rounds = 6, 1500
-	w := newWorld(t)
-	tree := w.tree(ondisk.FSTree)
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
-	models := make([]map[ondisk.Key]byte, workers)
-	var wg sync.WaitGroup
-	for i := range workers {
-		models[i] = map[ondisk.Key]byte{}
-		wg.Go(func() {
-			if err := parallelWorker(w, tree, models[i], rand.New(rand.NewPCG(seed, uint64(i))), i, workers, rounds); err != nil {
-				t.Errorf("worker %d: %v", i, err)
-			}
-		})
-	}
-	stop, cancel := context.WithCancel(ctx)
-	var readers sync.WaitGroup
-	readers.Go(func() { scanUntil(t, stop, tree) })
-	wg.Wait()
-	cancel()
-	readers.Wait()
-	w.checkAll()
-	n := 0
-	for _, m := range models {
-		n += len(m)
-		for k, v := range m {
-			if d, err := tree.Get(ctx, k); err != nil || d[0] != v {
-				t.Fatalf("%v: %v", k, err)
-			}
-		}
-	}
-	if s, err := tree.CheckShape(ctx); err != nil || s.Items != n {
-		t.Fatalf("%d items, expect %d; %v", s.Items, n, err)
-	}
-	w.done()
-}
-
-func parallelWorker(w *world, t *Tree, m map[ondisk.Key]byte, rng *rand.Rand, me, workers, rounds int) error {
-	for range rounds {
-		k := ondisk.Key{ObjectID: ondisk.ObjectID(rng.IntN(400)), Type: 1, Offset: uint64(rng.IntN(4)*workers + me)}
-		v := byte(rng.Uint32())
-		d := append([]byte{v}, make([]byte, rng.IntN(200))...)
-		_, have := m[k]
-		var err error
-		switch op := rng.IntN(20); {
-		case op < 8:
-			err = t.Put(ctx, w.gen, k, d)
-			m[k] = v
-		case op < 11 && have:
-			err = t.Delete(ctx, w.gen, k)
-			delete(m, k)
-		case op < 14 && !have:
-			err = t.Insert(ctx, w.gen, k, d)
-			m[k] = v
-		case op < 16:
-			err = t.Modify(ctx, w.gen, k, func([]byte) ([]byte, error) { return d, nil })
-			m[k] = v
-		case op == 16:
-			to := k
-			to.ObjectID += 20
-			err = t.DeleteRange(ctx, w.gen, k, to, func(k ondisk.Key, _ []byte) (bool, bool, error) {
-				mine := int(k.Offset)%workers == me
-				if mine {
-					delete(m, k)
-				}
-				return mine, true, nil
-			})
-		default:
-			var got []byte
-			got, err = t.Get(ctx, k)
-			if have != (err == nil) || have && got[0] != m[k] {
-				return fmt.Errorf("Get %v: %v", k, err)
-			}
-			err = nil
-		}
-		if err != nil {
-			return fmt.Errorf("%v: %w", k, err)
-		}
-	}
-	return nil
-}
-
-// scanUntil walks the tree up and down; keys must come in order, whatever happens meanwhile.
-func scanUntil(t *testing.T, stop context.Context, tree *Tree) {
-	for stop.Err() == nil {
-		last := ondisk.MinKey
-		if err := tree.Scan(ctx, last, ondisk.MaxKey, func(k ondisk.Key, _ []byte) (bool, error) {
-			if k.Less(last) {
-				return false, fmt.Errorf("%v after %v", k, last)
-			}
-			last = k
-			return true, nil
-		}); err != nil {
-			t.Error(err)
-			return
-		}
-		last = ondisk.MaxKey
-		if err := tree.ScanRev(ctx, ondisk.MinKey, last, func(k ondisk.Key, _ []byte) (bool, error) {
-			if last.Less(k) {
-				return false, fmt.Errorf("%v before %v", k, last)
-			}
-			last = k
-			return true, nil
-		}); err != nil {
-			t.Error(err)
-			return
-		}
-	}
-}

@@ -56,7 +56,7 @@ func (m *machine) key() ondisk.Key {
 
 func (m *machine) data() []byte {
 	size := m.rng.IntN(m.big + 1)
-	switch m.rng.IntN(40) {
+	switch m.rng.IntN(60) {
 	case 0:
 		size = ondisk.MaxItemSize(testNode) - m.rng.IntN(3)
 	case 1:
@@ -66,8 +66,9 @@ func (m *machine) data() []byte {
 }
 
 func fill(b []byte, rng *rand.Rand) []byte {
+	x := byte(rng.Uint32())
 	for i := range b {
-		b[i] = byte(rng.Uint32())
+		b[i] = x + byte(i)
 	}
 	return b
 }
@@ -434,7 +435,7 @@ func runMachine(tb failer, seed uint64, steps []int, id ondisk.TreeID, keys uint
 		}
 		m.work(kind, n)
 		m.checkAll()
-		if i%4 == 3 {
+		if i%8 == 7 {
 			for _, p := range m.pairs {
 				m.compare(p)
 			}
@@ -473,19 +474,19 @@ func describe(items []kv, i int) string {
 // TestModelDeep is TestModel with enough work for trees of three and four levels.
 func TestModelDeep(t *testing.T) {
 	base := rand.Uint64()
-	for i := range uint64(8) {
+	for i := range uint64(5) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Logf("seed %d", base+i)
 			rng := rand.New(rand.NewPCG(base+i, 2))
-			steps := make([]int, 60)
+			steps := make([]int, 40)
 			for j := range steps {
-				steps[j] = rng.IntN(5000)
+				steps[j] = rng.IntN(4000)
 				if j < 15 && steps[j]%10 == 4 {
 					steps[j]++ // grow first
 				}
 			}
 			id := []ondisk.TreeID{ondisk.FSTree, ondisk.ExtentTree, 300}[rng.IntN(3)]
-			runMachine(t, base+i, steps, id, 1000<<rng.IntN(5), []int{100, 1500, 3000}[rng.IntN(3)])
+			runMachine(t, base+i, steps, id, 1000<<rng.IntN(4), []int{100, 1500, 3000}[rng.IntN(3)])
 		})
 	}
 }
