@@ -20,7 +20,7 @@ const maxFreeNotes = 1 << 16
 // any other error leaves the extent tree in between: abort. The caller holds no tree-block lock.
 func (m *Manager) RunDelayedRefs(ctx context.Context, tx btree.Txn, max int) error {
 	set := m.refs.Load()
-	a := applier{m, context.WithoutCancel(ctx), tx}
+	a := applier{m, context.WithoutCancel(ctx), tx, new(extentItem), new([]byte)}
 	if max >= 0 {
 		if _, err := set.Run(ctx, a, max); err != nil {
 			return err
@@ -47,9 +47,11 @@ func (m *Manager) RunDelayedRefs(ctx context.Context, tx btree.Txn, max int) err
 // applier is the delayedref.Applier of one call of RunDelayedRefs. Its context does not end, since half a head on disk
 // would be worse than waiting for it.
 type applier struct {
-	m   *Manager
-	ctx context.Context
-	tx  btree.Txn
+	m    *Manager
+	ctx  context.Context
+	tx   btree.Txn
+	item *extentItem // memory for one item at a time: a commit changes hundreds of thousands
+	buf  *[]byte     // the same, encoded
 }
 
 // Apply implements delayedref.Applier. The head belongs to us alone, and with it the extent's items.
@@ -89,7 +91,8 @@ func (a applier) abandon(g *group, h *delayedref.Head) error {
 
 // insert writes the item of a new extent, with all its references.
 func (a applier) insert(g *group, h *delayedref.Head, refs []delayedref.RefCount) error {
-	e := &extentItem{gen: a.tx.Generation(), flags: ondisk.ExtentFlagData}
+	e := a.item
+	*e = extentItem{gen: a.tx.Generation(), flags: ondisk.ExtentFlagData, refsV: e.refsV[:0]}
 	key := ondisk.Key{ObjectID: ondisk.ObjectID(h.Bytenr), Type: ondisk.ExtentItemKey, Offset: h.NumBytes}
 	if !h.IsData {
 		key = a.m.blockKeys(h.Bytenr, h.Level)[0]
@@ -104,7 +107,8 @@ func (a applier) insert(g *group, h *delayedref.Head, refs []delayedref.RefCount
 	if err != nil {
 		return err
 	}
-	if err := a.m.trees.Extent().Insert(a.ctx, a.tx, key, e.encode()); err != nil {
+	*a.buf = e.append(*a.buf)
+	if err := a.m.trees.Extent().Insert(a.ctx, a.tx, key, *a.buf); err != nil {
 		return fmt.Errorf("insert %v: %w", key, err)
 	}
 	if err := a.changeKeyed(key.ObjectID, keyed); err != nil {
@@ -161,8 +165,8 @@ func (a applier) modify(k ondisk.Key, h *delayedref.Head, refs []delayedref.RefC
 		if old == nil {
 			return nil, nil
 		}
-		e, err := parseExtentItem(old, k)
-		if err != nil {
+		e := a.item
+		if err := e.parse(old, k); err != nil {
 			return nil, err
 		}
 		if e.flags&want == 0 {
@@ -177,7 +181,8 @@ func (a applier) modify(k ondisk.Key, h *delayedref.Head, refs []delayedref.RefC
 			return nil, nil
 		}
 		e.applyOp(h.Op)
-		return e.encode(), nil
+		*a.buf = e.append(*a.buf)
+		return *a.buf, nil
 	})
 	if err != nil {
 		return r, fmt.Errorf("change %v: %w", k, err)

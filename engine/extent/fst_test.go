@@ -52,7 +52,7 @@ func TestFormats(t *testing.T) {
 	perm := rng.Perm(len(data))
 	for len(perm) > 0 { // in random order: many small holes first, one large at the end
 		tx = f.begin()
-		n := min(len(perm), 1+rng.IntN(400))
+		n := min(len(perm), 100+rng.IntN(600))
 		for _, i := range perm[:n] {
 			drop(i)
 		}

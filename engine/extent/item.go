@@ -56,15 +56,22 @@ func isData(k delayedref.Kind) bool { return k == delayedref.ExtentData || k == 
 
 // parseExtentItem takes an item apart. The errors are findings about disk content.
 func parseExtentItem(item []byte, key ondisk.Key) (*extentItem, error) {
+	e := new(extentItem)
+	return e, e.parse(item, key)
+}
+
+// parse takes an item apart into e, whose memory is used again.
+func (e *extentItem) parse(item []byte, key ondisk.Key) error {
 	if len(item) < ondisk.ExtentItemSize {
-		return nil, corruptExtent(key.ObjectID, "extent item of %d bytes, at least %d expected", len(item), ondisk.ExtentItemSize)
+		return corruptExtent(key.ObjectID, "extent item of %d bytes, at least %d expected", len(item), ondisk.ExtentItemSize)
 	}
 	h := ondisk.AsExtentItem(item)
-	e := &extentItem{refs: h.Refs(), gen: h.Generation(), flags: h.Flags()}
+	*e = extentItem{refs: h.Refs(), gen: h.Generation(), flags: h.Flags(), refsV: e.refsV[:0]}
+	e.refsV = slices.Grow(e.refsV, len(item)/ondisk.ExtentInlineRefSize)
 	if key.Type == ondisk.ExtentItemKey && e.flags&ondisk.ExtentFlagTreeBlock != 0 {
 		end := ondisk.ExtentItemSize + ondisk.TreeBlockInfoSize
 		if len(item) < end {
-			return nil, corruptExtent(key.ObjectID, "extent item of %d bytes has no room for its tree block info", len(item))
+			return corruptExtent(key.ObjectID, "extent item of %d bytes has no room for its tree block info", len(item))
 		}
 		e.info = slices.Clone(item[ondisk.ExtentItemSize:end])
 	}
@@ -86,9 +93,9 @@ func parseExtentItem(item []byte, key ondisk.Key) (*extentItem, error) {
 		return true
 	})
 	if err != nil {
-		return nil, corruptExtent(key.ObjectID, "inline refs: %v", err)
+		return corruptExtent(key.ObjectID, "inline refs: %v", err)
 	}
-	return e, nil
+	return nil
 }
 
 func corruptExtent(addr ondisk.ObjectID, format string, args ...any) error {
@@ -104,8 +111,12 @@ func (e *extentItem) size() int {
 	return n
 }
 
-func (e *extentItem) encode() []byte {
-	b := make([]byte, e.size())
+func (e *extentItem) encode() []byte { return e.append(nil) }
+
+// append encodes the item into the memory behind b, which it does not keep.
+func (e *extentItem) append(b []byte) []byte {
+	n := e.size()
+	b = slices.Grow(b[:0], n)[:n]
 	h := ondisk.AsExtentItem(b)
 	h.SetRefs(e.refs)
 	h.SetGeneration(e.gen)
