@@ -100,7 +100,7 @@ func (a *app) report(ctx context.Context, err error) int {
 	default:
 		remedy = remedyFor(err)
 	}
-	if remedy != "" {
+	if remedy != "" && !strings.Contains(line, remedy) { // some layers below know it, too
 		line += "; " + remedy
 	}
 	fmt.Fprintf(a.errOut, "imgtool: %s\n", line)
@@ -129,7 +129,7 @@ var remedies = []struct {
 	{disk.ErrBusy, ""}, // its text says it all
 	{fserr.ErrUnsupported, ""},
 	{fserr.ErrAborted, ""},
-	{fserr.ErrNoSpace, "remove files or subvolumes, or make a larger image"},
+	{fserr.ErrNoSpace, "delete files or snapshots, or enlarge the image"},
 	{fserr.ErrReadOnly, "is the subvolume, or the image, read-only? change a writable snapshot of it instead"},
 	{fserr.ErrNotEmpty, "`rm -r` removes a directory with what is in it"},
 	{fserr.ErrIsDir, "-r takes a directory with what is in it"},

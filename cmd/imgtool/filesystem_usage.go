@@ -42,7 +42,7 @@ func overall(w io.Writer, u *extent.Usage, bytes func(uint64) string) {
 	data, meta := copiesOf(&u.Data), copiesOf(&u.Metadata)
 	used := u.Data.Used*data + u.Metadata.Used*meta + u.System.Used*copiesOf(&u.System)
 	free := u.Data.Free() + u.Unallocated/data // all of it becomes data
-	least := u.Data.Free() + u.Unallocated/4   // all of it gets four copies, the most there are
+	least := u.Data.Free() + u.Unallocated/2   // all of it gets two copies, the most on one device
 	fmt.Fprintf(w, "Overall:\n")
 	row := func(name, value string) { fmt.Fprintf(w, "    %-24s%14s\n", name, value) }
 	row("Device size:", bytes(u.DeviceTotal))

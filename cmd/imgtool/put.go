@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path"
 	"path/filepath"
@@ -24,7 +25,7 @@ func (a *app) putCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "put [-r] IMAGE SOURCE DEST", Short: "copy a file or directory of the host into an image", Args: args(3, 3),
 		Long: `Copy the host's file SOURCE (- is standard input) to DEST in the image, or into DEST if that is
-a directory; a file that is there is written over. With -r SOURCE is a directory that is copied
+a directory; a file that is there is replaced. With -r SOURCE is a directory that is copied
 with all that is in it: data, holes, links, devices, extended attributes, owners, modes, times.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, source := cmd.Context(), args[1]
@@ -100,35 +101,41 @@ func (a *app) putFile(ctx context.Context, s *session, source, dest string) erro
 	if err != nil {
 		return err
 	}
-	ino, err := d.replace(ctx, attr)
-	if err != nil {
-		return fmt.Errorf("%s: %w", dest, err)
+	if e, err := d.tree.Lookup(ctx, d.dir, d.name); err == nil && e.Type != ondisk.FTReg {
+		return fmt.Errorf("%s: not a regular file: %w", dest, fs.ErrExist)
 	}
 	bar := a.progress("put "+path.Base(dest), uint64(max(length, 0)))
 	defer bar.stop()
-	if _, err := d.tree.CopyFrom(ctx, ino, 0, bar.reader(in), length); err != nil {
+	if err := s.putAt(ctx, d, bar.reader(in), length, attr); err != nil {
 		return fmt.Errorf("%s: %w", dest, err)
-	}
-	if attr.Times != nil {
-		return d.tree.Utimes(ctx, ino, attr.Times.Access, attr.Times.Modify)
 	}
 	return nil
 }
 
-// replace makes an empty file, or empties the one that is there.
-func (p *place) replace(ctx context.Context, attr inode.Attr) (ondisk.ObjectID, error) {
-	ino, err := p.tree.Create(ctx, p.dir, p.name, attr)
-	if !errors.Is(err, fs.ErrExist) {
-		return ino, err
-	}
-	e, err := p.tree.Lookup(ctx, p.dir, p.name)
+// putAt writes a new file and only then gives it its name, from whoever may have it: a large file takes more than one
+// commit, and if it fails after the first, the old file must still be there.
+func (s *session) putAt(ctx context.Context, d place, in io.Reader, length int64, attr inode.Attr) (err error) {
+	began := s.DB().Durable()
+	tmp := fmt.Sprintf(".imgtool-put-%x", rand.Uint64())
+	ino, err := d.tree.Create(ctx, d.dir, tmp, attr)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if e.Type != ondisk.FTReg {
-		return 0, fmt.Errorf("not a regular file: %w", fs.ErrExist)
+	defer func() {
+		if err != nil && s.DB().Err() == nil && s.DB().Durable() != began {
+			ctx := context.WithoutCancel(ctx)
+			err = errors.Join(err, d.tree.Unlink(ctx, d.dir, tmp), s.Commit(ctx))
+		}
+	}()
+	if _, err := d.tree.CopyFrom(ctx, ino, 0, in, length); err != nil {
+		return err
 	}
-	return e.Ino(), p.tree.Truncate(ctx, e.Ino(), 0)
+	if attr.Times != nil {
+		if err := d.tree.Utimes(ctx, ino, attr.Times.Access, attr.Times.Modify); err != nil {
+			return err
+		}
+	}
+	return d.tree.Rename(ctx, d.dir, tmp, d.dir, d.name, inode.RenameReplace)
 }
 
 // patient is a reader of a pipe or terminal that may wait for ever, and gives up when the context ends. The read that

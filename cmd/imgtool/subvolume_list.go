@@ -22,8 +22,11 @@ func (a *app) subvolumeListCmd() *cobra.Command {
 	var snapshots, readonly bool
 	cmd := &cobra.Command{
 		Use: "list [-pcuqRsr] IMAGE", Short: "list the subvolumes", Args: args(1, 1),
+		Long: `List the subvolumes by id. As in btrfs, -q prints the UUID of the subvolume that one is a
+snapshot of; the command has nothing to be quiet about.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
+			cols.parentUUID = a.quiet
 			return a.read(ctx, args[0], func(s *session) error {
 				list, err := s.Subvolumes(ctx)
 				if err != nil {
@@ -45,7 +48,6 @@ func (a *app) subvolumeListCmd() *cobra.Command {
 	f.BoolVarP(&cols.parent, "parent", "p", false, "print the parent's id")
 	f.BoolVarP(&cols.ogen, "cgen", "c", false, "print the generation at creation")
 	f.BoolVarP(&cols.uuid, "uuid", "u", false, "print the UUID")
-	f.BoolVar(&cols.parentUUID, "parent-uuid", false, "print the UUID of the subvolume that it is a snapshot of")
 	f.BoolVarP(&cols.receivedUUID, "received-uuid", "R", false, "print the UUID that it had where it was sent")
 	f.BoolVarP(&snapshots, "snapshots", "s", false, "only snapshots")
 	f.BoolVarP(&readonly, "readonly", "r", false, "only read-only ones")
@@ -62,10 +64,10 @@ func (c *listColumns) print(w io.Writer, in *subvol.Info) {
 	}
 	fmt.Fprintf(w, "top level %d ", uint64(in.Parent))
 	if c.parentUUID {
-		fmt.Fprintf(w, "parent_uuid %s ", uuidOrDash(in.ParentUUID))
+		fmt.Fprintf(w, "parent_uuid %-36s ", uuidOrDash(in.ParentUUID))
 	}
 	if c.receivedUUID {
-		fmt.Fprintf(w, "received_uuid %s ", uuidOrDash(in.ReceivedUUID))
+		fmt.Fprintf(w, "received_uuid %-36s ", uuidOrDash(in.ReceivedUUID))
 	}
 	if c.uuid {
 		fmt.Fprintf(w, "uuid %s ", uuidOrDash(in.UUID))
