@@ -3,6 +3,7 @@ package engine_test
 import (
 	"bytes"
 	"errors"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -280,4 +281,66 @@ func manifestOf(t testing.TB, f *engine.FS) []byte {
 	var out bytes.Buffer
 	must(t, manifest.Write(t.Context(), &out, ns))
 	return out.Bytes()
+}
+
+// TestMultiDevice reads file systems of several devices, and says what is wrong with writing to them.
+func TestMultiDevice(t *testing.T) {
+	for _, c := range []struct {
+		data, meta string
+		devices    int
+		degraded   bool // readable with a device missing
+	}{
+		{"raid0", "raid1", 2, false}, {"raid1", "raid1", 2, true}, {"raid10", "raid10", 4, true}, {"raid1c3", "raid1c4", 4, true},
+		{"single", "raid1c3", 3, false},
+	} {
+		t.Run(c.data+" "+c.meta, func(t *testing.T) {
+			dir := t.TempDir()
+			var imgs []string
+			for i := range c.devices {
+				imgs = append(imgs, filepath.Join(dir, string(rune('a'+i))))
+			}
+			oracle.MkfsMulti(t, imgs, 300<<20, "-d", c.data, "-m", c.meta)
+			m := oracle.Mount(t, imgs[0], oracle.WithDevices(imgs[1:]...))
+			oracle.Run(t, "cp", "-r", "/usr/include/linux", m.Path("linux"))
+			must(t, os.WriteFile(m.Path("big"), bytes.Repeat([]byte("0123456789abcdef"), 1<<18), 0o644))
+			m.KernelSync()
+			want := m.ManifestOf("")
+			m.Unmount()
+
+			o := engine.OpenOptions{ReadOnly: true, Devices: imgs[1:]}
+			f, err := engine.Open(t.Context(), imgs[0], o)
+			must(t, err)
+			if d := oracle.ManifestDiff(want, manifestOf(t, f)); d != "" {
+				t.Error(d)
+			}
+			must(t, f.Close())
+			o.ReadOnly = false
+			if _, err = engine.Open(t.Context(), imgs[0], o); !errors.Is(err, fserr.ErrUnsupported) || !strings.Contains(err.Error(), "btrfs balance start") {
+				t.Errorf("for writing: %v", err)
+			}
+			if _, err = engine.Open(t.Context(), imgs[0], engine.OpenOptions{}); !errors.Is(err, fserr.ErrUnsupported) || !strings.Contains(err.Error(), "--device") {
+				t.Errorf("for writing, alone: %v", err)
+			}
+			o = engine.OpenOptions{ReadOnly: true, Devices: imgs[2:]} // without the second
+			f, err = engine.Open(t.Context(), imgs[0], o)
+			if !c.degraded {
+				if err == nil {
+					ns, err := f.Namespace(t.Context(), ondisk.FSTree)
+					if err == nil {
+						err = manifest.Write(t.Context(), io.Discard, ns)
+					}
+					if err == nil && c.data == "raid0" {
+						t.Error("everything was read without a device that holds the only copy")
+					}
+					must(t, f.Close())
+				}
+				return
+			}
+			must(t, err)
+			if d := oracle.ManifestDiff(want, manifestOf(t, f)); d != "" {
+				t.Error(d)
+			}
+			must(t, f.Close())
+		})
+	}
 }
