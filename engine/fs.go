@@ -12,6 +12,7 @@ import (
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
 	"imgtool/engine/ondisk"
+	"imgtool/engine/ordered"
 	"imgtool/engine/subvol"
 	"imgtool/engine/txn"
 	"imgtool/engine/volume"
@@ -26,6 +27,7 @@ type FS struct {
 	db      *txn.DB
 	subvols *subvol.Manager
 	pool    *disk.Pool
+	ordered *ordered.Queue // small pieces of file data on their way to the devices
 	config  inode.Config
 
 	treesMu sync.Mutex // guards trees; not held while a tree is opened
@@ -137,6 +139,7 @@ func (fs *FS) Close() error {
 func (fs *FS) close() error {
 	aborted := fs.db.Err() != nil
 	errs := []error{fs.db.Close()}
+	fs.ordered.Close()
 	// An aborted transaction leaves buffers behind that nobody will write; only of a sound one is every leak a bug.
 	if err := fs.cache.Close(); err != nil && !aborted {
 		errs = append(errs, err)

@@ -11,6 +11,7 @@ import (
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
 	"imgtool/engine/ondisk"
+	"imgtool/engine/ordered"
 	"imgtool/engine/subvol"
 	"imgtool/engine/trace"
 	"imgtool/engine/treecheck"
@@ -129,8 +130,9 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 		Check:      func(b ondisk.Block) error { return treecheck.Block(b, check) },
 		CheckWrite: func(b ondisk.Block) error { return treecheck.Block(b, &ours) },
 	})
+	fs.ordered = ordered.New(ordered.Options{Writer: vol, Pool: fs.pool, Failed: func(err error) { fs.db.Abort(err) }})
 	fs.db, err = txn.Open(ctx, txn.Options{
-		Volume: vol, Cache: fs.cache, Tracer: o.Tracer, Super: &sb, ReadOnly: o.readOnly(), MaxDirty: o.MaxDirty,
+		Volume: vol, Ordered: fs.ordered, Cache: fs.cache, Tracer: o.Tracer, Super: &sb, ReadOnly: o.readOnly(), MaxDirty: o.MaxDirty,
 		MaxDelayed: o.MaxDelayed, MaxHeld: o.MaxHeld, Discard: o.Discard, Now: clock(o.Now),
 	})
 	if err != nil {

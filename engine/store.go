@@ -6,6 +6,7 @@ import (
 	"imgtool/engine/extent"
 	"imgtool/engine/inode"
 	"imgtool/engine/ondisk"
+	"imgtool/engine/ordered"
 	"imgtool/engine/txn"
 	"imgtool/engine/volume"
 )
@@ -15,11 +16,16 @@ type store struct {
 	*volume.Volume  // Copies, ReadCopy, WriteBatch
 	*extent.Manager // data extents, their references and checksums
 	db              *txn.DB
+	ordered         *ordered.Queue // small pieces of data on their way to the devices
 }
+
+// smallData is up to how many bytes a write goes through the queue: its writer does not wait for the devices. Larger
+// ones have a queue depth of their own, and are not copied.
+const smallData = 128 << 10
 
 var _ inode.Store = store{}
 
-func newStore(fs *FS) store { return store{fs.volume, fs.db.Extents(), fs.db} }
+func newStore(fs *FS) store { return store{fs.volume, fs.db.Extents(), fs.db, fs.ordered} }
 
 // Start joins the running transaction.
 func (s store) Start(ctx context.Context, items int) (inode.Handle, error) {
@@ -42,4 +48,35 @@ func (s store) StartFreeing(ctx context.Context, items int) (inode.Handle, error
 // DropDataRef drops a reference that is no shared one.
 func (s store) DropDataRef(tx inode.Txn, addr ondisk.Logical, n uint64, root ondisk.TreeID, ino ondisk.ObjectID, offset uint64) error {
 	return s.Manager.DropDataRef(tx, addr, n, root, ino, offset)
+}
+
+// WriteBatch writes file data: small pieces are queued, see package ordered.
+func (s store) WriteBatch(ctx context.Context, ws []volume.Write) error {
+	total := 0
+	for _, w := range ws {
+		total += len(w.Buf)
+	}
+	if total > smallData {
+		return s.Volume.WriteBatch(ctx, ws)
+	}
+	for _, w := range ws {
+		if err := s.ordered.Write(ctx, w.Addr, w.Buf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ReadCopy reads file data, when it has been written.
+func (s store) ReadCopy(ctx context.Context, addr ondisk.Logical, p []byte, mirror int) error {
+	if err := s.ordered.Wait(ctx, addr, len(p)); err != nil {
+		return err
+	}
+	return s.Volume.ReadCopy(ctx, addr, p, mirror)
+}
+
+// UnallocData gives space back that nothing refers to, once nothing is written there any more.
+func (s store) UnallocData(addr ondisk.Logical, n uint64) {
+	_ = s.ordered.Wait(context.Background(), addr, int(n)) // a failed queue writes nothing any more either
+	s.Manager.UnallocData(addr, n)
 }

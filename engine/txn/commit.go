@@ -113,6 +113,9 @@ func (c *commitRun) start() error {
 	if err := db.extents.RunDelayedRefs(c.ctx, c.h, db.extents.DelayedRefs()); err != nil {
 		return err
 	}
+	if err := c.drain(); err != nil {
+		return err
+	}
 	db.mu.Lock()
 	t.state = CommitDoing
 	var drained chan struct{}
@@ -128,7 +131,16 @@ func (c *commitRun) start() error {
 		return err
 	}
 	c.emit(trace.CommitDoing, 0)
-	return nil
+	return c.drain() // what the last handles left, seldom anything
+}
+
+// drain waits for the file data of T on its way to the devices, so that readers of its commit roots find it there, and
+// the flush before its super covers it (I1).
+func (c *commitRun) drain() error {
+	if c.db.ordered == nil {
+		return nil
+	}
+	return c.db.ordered.Drain(c.ctx)
 }
 
 // applyPending creates the snapshots. An operation may queue another one.

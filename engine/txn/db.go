@@ -23,6 +23,8 @@ type Options struct {
 	Volume *volume.Volume
 	Cache  *extbuf.Cache
 	Tracer trace.Tracer
+	// Ordered is the file data on its way to the devices: a commit waits for it before its Switch. May be nil.
+	Ordered interface{ Drain(context.Context) error }
 	// Super is the superblock to go on from; nil takes the volume's.
 	Super *ondisk.SuperBlock
 	// ReadOnly refuses every handle.
@@ -43,6 +45,7 @@ type DB struct {
 	extents *extent.Manager
 	pin     *pin.Set
 	tracer  trace.Tracer
+	ordered interface{ Drain(context.Context) error }
 	now     func() time.Time
 
 	readOnly   bool
@@ -132,7 +135,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 
 func newDB(o Options, sb ondisk.SuperBlock) *DB {
 	db := &DB{
-		volume: o.Volume, cache: o.Cache, tracer: o.Tracer, now: o.Now, readOnly: o.ReadOnly,
+		volume: o.Volume, cache: o.Cache, tracer: o.Tracer, ordered: o.Ordered, now: o.Now, readOnly: o.ReadOnly,
 		maxDirty: o.MaxDirty, maxDelayed: o.MaxDelayed, features: featuresOf(&sb),
 		generation: sb.Generation(), durable: sb.Generation(), roots: map[ondisk.TreeID]*Root{}, super: sb,
 	}

@@ -39,6 +39,7 @@ var layers = [][]string{
 	{"engine/subvol"},
 	{"engine/inode"},
 	{"engine/commitview"},
+	{"engine/ordered"},
 	{"engine/txn"},
 	{"engine/extent"},
 	{"engine/btree"},
