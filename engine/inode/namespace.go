@@ -106,8 +106,8 @@ func (w *walk) run(ctx context.Context, path string) error {
 	rest := path
 	for rest != "" {
 		var part string
-		part, rest, _ = strings.Cut(rest, "/")
-		last := strings.Trim(rest, "/") == ""
+		var slash bool // a slash behind the last name asks for what the name leads to
+		part, rest, slash = strings.Cut(rest, "/")
 		var err error
 		switch part {
 		case "", ".":
@@ -115,7 +115,7 @@ func (w *walk) run(ctx context.Context, path string) error {
 		case "..":
 			w.at, err = w.ns.parent(ctx, w.at)
 		default:
-			rest, err = w.step(ctx, part, rest, !last || w.follow || rest != "")
+			rest, err = w.step(ctx, part, rest, slash || w.follow)
 		}
 		if err != nil {
 			return err

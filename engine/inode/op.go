@@ -35,6 +35,9 @@ func (t *FileTree) begin(ctx context.Context, items int, freeing bool) (op, erro
 		t.gate.RUnlock()
 		return op{}, fmt.Errorf("subvolume %v is read-only: %w", t.id, fserr.ErrReadOnly)
 	}
+	if err := ctx.Err(); err != nil {
+		return op{}, context.Cause(ctx)
+	}
 	start := t.cfg.Store.Start
 	if freeing {
 		start = t.cfg.Store.StartFreeing
