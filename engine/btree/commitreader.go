@@ -26,7 +26,8 @@ type commitPath struct {
 	cache *extbuf.Cache
 	nodes [ondisk.MaxLevel]*extbuf.Buffer // by level
 	slots [ondisk.MaxLevel]int
-	root  int // level of the root
+	root  int         // level of the root
+	to    *ondisk.Key // how far the caller is going to read on, nil: not known
 }
 
 // release gives the references back.
@@ -61,6 +62,9 @@ func (p *commitPath) down(ctx context.Context, level int) error {
 	if old := p.nodes[level-1]; old != nil {
 		p.nodes[level-1] = nil
 		old.Release()
+	}
+	if p.to != nil && level == 1 {
+		prefetch(ctx, p.cache, b, slot, p.to)
 	}
 	c := p.cache.Lookup(b.BlockPtr(slot))
 	if c != nil && (c.Generation() != b.PtrGeneration(slot) || c.Level() != b.Level()-1 || c.Block().Key(0) != b.Key(slot)) {
@@ -109,7 +113,7 @@ func (p *commitPath) turn(ctx context.Context, step int) (ok bool, err error) {
 // Scan calls fn for the items with from <= key <= to in ascending order until it answers no more or an error.
 func (r CommitReader) Scan(ctx context.Context, root *extbuf.Buffer, from, to ondisk.Key,
 	fn func(k ondisk.Key, item []byte) (more bool, err error)) error {
-	p := commitPath{cache: r.Cache}
+	p := commitPath{cache: r.Cache, to: &to}
 	defer p.release()
 	if err := p.seek(ctx, root, &from); err != nil {
 		return err
@@ -183,18 +187,25 @@ func (r CommitReader) Get(ctx context.Context, root *extbuf.Buffer, key ondisk.K
 
 // SeekGE returns the first item whose key is not below key; ok is false if there is none.
 func (r CommitReader) SeekGE(ctx context.Context, root *extbuf.Buffer, key ondisk.Key) (k ondisk.Key, item []byte, ok bool, err error) {
-	err = r.Scan(ctx, root, key, ondisk.MaxKey, func(at ondisk.Key, data []byte) (bool, error) {
-		k, item, ok = at, bytes.Clone(data), true
-		return false, nil
-	})
-	return k, item, ok, err
+	p := commitPath{cache: r.Cache}
+	defer p.release()
+	if err = p.seek(ctx, root, &key); err != nil {
+		return k, nil, false, err
+	}
+	if p.slots[0] >= p.leaf().NrItems() {
+		if ok, err = p.nextLeaf(ctx); err != nil || !ok {
+			return k, nil, false, err
+		}
+	}
+	return p.leaf().Key(p.slots[0]), bytes.Clone(p.leaf().Item(p.slots[0])), true, nil
 }
 
 // SeekLE returns the last item whose key is not above key; ok is false if there is none.
 func (r CommitReader) SeekLE(ctx context.Context, root *extbuf.Buffer, key ondisk.Key) (k ondisk.Key, item []byte, ok bool, err error) {
-	err = r.ScanRev(ctx, root, ondisk.MinKey, key, func(at ondisk.Key, data []byte) (bool, error) {
-		k, item, ok = at, bytes.Clone(data), true
-		return false, nil
-	})
-	return k, item, ok, err
+	p := commitPath{cache: r.Cache}
+	defer p.release()
+	if err = p.seekLE(ctx, root, &key); err != nil || p.slots[0] < 0 {
+		return k, nil, false, err
+	}
+	return p.leaf().Key(p.slots[0]), bytes.Clone(p.leaf().Item(p.slots[0])), true, nil
 }

@@ -210,3 +210,110 @@ func TestBadPointer(t *testing.T) {
 }
 
 func errOf[T any](_ T, err error) error { return err }
+
+// TestCold scans and searches a tree that is not in memory, in the current tree and in the commit root, and opens one
+// whose root item lies.
+func TestCold(t *testing.T) {
+	w := newWorld(t)
+	const n = 700
+	w.fillTree(w.tree(ondisk.CsumTree), rand.New(rand.NewPCG(1, 1)), n, 900)
+	for _, how := range []func(tree *Tree, fn func(ondisk.Key, []byte) (bool, error)) error{
+		func(tree *Tree, fn func(ondisk.Key, []byte) (bool, error)) error {
+			return tree.Scan(ctx, ondisk.MinKey, ondisk.MaxKey, fn)
+		},
+		func(tree *Tree, fn func(ondisk.Key, []byte) (bool, error)) error {
+			if tree.CommitRootBuffer() != nil {
+				return errors.New("a tree that was never read has its commit root")
+			}
+			if err := tree.Load(ctx); err != nil {
+				return err
+			}
+			return CommitReader{w.cache}.Scan(ctx, tree.CommitRootBuffer(), ondisk.MinKey, ondisk.MaxKey, fn)
+		},
+	} {
+		w.reopen()
+		i := 0
+		if err := how(w.trees[0], func(k ondisk.Key, _ []byte) (bool, error) {
+			if k != seqKey(i) {
+				return false, fmt.Errorf("item %d is %v", i, k)
+			}
+			i++
+			return true, nil
+		}); err != nil || i != n {
+			t.Fatalf("%d items, %v", i, err)
+		}
+	}
+	w.reopen()
+	if err := w.trees[0].View(ctx, seqKey(5), func(d []byte) error {
+		if len(d) != 900 {
+			return fmt.Errorf("%d bytes", len(d))
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.trees[0].View(ctx, ondisk.MinKey, nil); !errors.Is(err, fserr.ErrNotFound) {
+		t.Fatalf("View of no item: %v", err)
+	}
+	addr, level, gen := w.trees[0].Root()
+	for name, bad := range map[string]*Tree{
+		"level":      New(w.config(ondisk.CsumTree), addr, level+1, gen),
+		"high level": New(w.config(ondisk.CsumTree), addr, ondisk.MaxLevel, gen),
+		"generation": New(w.config(ondisk.CsumTree), addr, level, gen+1),
+		"owner":      New(w.config(ondisk.ExtentTree), addr, level, gen),
+	} {
+		if _, err := bad.Get(ctx, seqKey(1)); !errors.Is(err, fserr.ErrCorrupt) {
+			t.Errorf("root with wrong %s: %v", name, err)
+		}
+	}
+	w.done()
+}
+
+// TestLimits tries what cannot be stored.
+func TestLimits(t *testing.T) {
+	w := newWorld(t)
+	tree := w.tree(ondisk.FSTree)
+	w.fillTree(tree, rand.New(rand.NewPCG(1, 1)), 40, 700)
+	before := w.content(tree)
+	most := ondisk.MaxItemSize(testNode)
+	k := seqKey(3)
+	k.Offset = 1
+	a, b := Item{Key: k}, Item{Key: seqKey(2)}
+	for name, c := range map[string]struct{ err, want error }{
+		"insert too large": {tree.Insert(ctx, w.gen, k, make([]byte, most+1)), fserr.ErrOverflow},
+		"put too large":    {tree.Put(ctx, w.gen, seqKey(3), make([]byte, most+1)), fserr.ErrOverflow},
+		"batch of one":     {tree.InsertBatch(ctx, w.gen, []Item{a}), nil},
+		"exists":           {tree.Insert(ctx, w.gen, seqKey(3), nil), fserr.ErrExist},
+		"batch exists":     {tree.InsertBatch(ctx, w.gen, []Item{b}), fserr.ErrExist},
+		"no such item":     {tree.SetKey(ctx, w.gen, ondisk.MaxKey, k), fserr.ErrNotFound},
+	} {
+		if !errors.Is(c.err, c.want) || c.want == nil && c.err != nil {
+			t.Errorf("%s: have %v, expect %v", name, c.err, c.want)
+		}
+	}
+	if err := tree.InsertBatch(ctx, w.gen, []Item{{Key: ondisk.MaxKey}, {Key: k}}); !errors.Is(err, fserr.ErrInvalid) {
+		t.Errorf("batch out of order: %v", err)
+	}
+	for _, k := range []ondisk.Key{k, ondisk.MaxKey} {
+		if err := tree.Delete(ctx, w.gen, k); err != nil {
+			t.Error(err)
+		}
+	}
+	if w.content(tree) != before {
+		t.Error("a refused operation changed items")
+	}
+	stop := errors.New("stop")
+	if err := tree.DeleteRange(ctx, w.gen, seqKey(0), seqKey(9), func(k ondisk.Key, _ []byte) (bool, bool, error) {
+		if k == seqKey(7) {
+			return true, true, stop
+		}
+		return true, true, nil
+	}); !errors.Is(err, stop) {
+		t.Errorf("DeleteRange: %v", err)
+	}
+	if k, _, _, err := tree.SeekGE(ctx, ondisk.MinKey); k != seqKey(7) || err != nil {
+		t.Errorf("first item is %v, %v", k, err)
+	}
+	w.checkAll()
+	w.done()
+}

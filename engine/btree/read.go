@@ -23,8 +23,26 @@ func (l *leafRef) release() {
 	l.buf.Release()
 }
 
-// readLeaf goes down to the leaf where key is or belongs.
-func (t *Tree) readLeaf(ctx context.Context, key *ondisk.Key) (l leafRef, err error) {
+// readAhead is how many leaves a scan of a tree that is not in memory has under way.
+const readAhead = 16
+
+// prefetch starts reading the leaves behind a slot of node b that hold keys up to to, if the one at the slot is not in
+// memory: a scan that comes from there will want them.
+func prefetch(ctx context.Context, c *extbuf.Cache, b ondisk.Block, slot int, to *ondisk.Key) {
+	if buf := c.Lookup(b.BlockPtr(slot)); buf != nil {
+		buf.Release()
+		return
+	}
+	var wants []extbuf.Want
+	for i := slot + 1; i < min(slot+readAhead, b.NrItems()) && !to.Less(b.Key(i)); i++ {
+		k := b.Key(i)
+		wants = append(wants, extbuf.Want{Addr: b.BlockPtr(i), Expect: extbuf.Expect{Gen: b.PtrGeneration(i), FirstKey: &k}})
+	}
+	c.Prefetch(ctx, wants)
+}
+
+// readLeaf goes down to the leaf where key is or belongs. to, if not nil, says how far the caller is going to read on.
+func (t *Tree) readLeaf(ctx context.Context, key, to *ondisk.Key) (l leafRef, err error) {
 	b, err := t.lockRoot(ctx, false)
 	if err != nil {
 		return l, err
@@ -39,6 +57,9 @@ func (t *Tree) readLeaf(ctx context.Context, key *ondisk.Key) (l leafRef, err er
 		if slot+1 < nb.NrItems() {
 			l.bound, l.bounded = nb.Key(slot+1), true
 		}
+		if to != nil && nb.Level() == 1 {
+			prefetch(ctx, t.cfg.Cache, nb, slot, to)
+		}
 		c, err := t.lockChild(ctx, nb, slot, false)
 		b.RUnlock()
 		b.Release()
@@ -52,7 +73,7 @@ func (t *Tree) readLeaf(ctx context.Context, key *ondisk.Key) (l leafRef, err er
 // View calls fn with an item's bytes under the leaf's read lock. It returns fserr.ErrNotFound when there is none. fn
 // must neither keep nor change the bytes, nor touch a tree, nor block.
 func (t *Tree) View(ctx context.Context, key ondisk.Key, fn func(item []byte) error) error {
-	l, err := t.readLeaf(ctx, &key)
+	l, err := t.readLeaf(ctx, &key, nil)
 	if err != nil {
 		return err
 	}
@@ -71,7 +92,7 @@ func (t *Tree) Get(ctx context.Context, key ondisk.Key) ([]byte, error) {
 
 // AppendItem appends an item to buf, or returns buf and fserr.ErrNotFound.
 func (t *Tree) AppendItem(ctx context.Context, buf []byte, key ondisk.Key) ([]byte, error) {
-	l, err := t.readLeaf(ctx, &key)
+	l, err := t.readLeaf(ctx, &key, nil)
 	if err != nil {
 		return buf, err
 	}
@@ -102,7 +123,7 @@ func (t *Tree) SeekGE(ctx context.Context, key ondisk.Key) (k ondisk.Key, item [
 // leafGE finds the first item whose key is not below key.
 func (t *Tree) leafGE(ctx context.Context, key ondisk.Key) (l leafRef, slot int, ok bool, err error) {
 	for {
-		if l, err = t.readLeaf(ctx, &key); err != nil {
+		if l, err = t.readLeaf(ctx, &key, nil); err != nil {
 			return l, 0, false, err
 		}
 		if slot, _ = search(l.block(), &key); slot < l.block().NrItems() {
@@ -130,7 +151,7 @@ func (t *Tree) SeekLE(ctx context.Context, key ondisk.Key) (k ondisk.Key, item [
 // leafLE finds the last item whose key is not above key. Since key i of a node is the first key of child i, it is in
 // the leaf that the search leads to, or nowhere.
 func (t *Tree) leafLE(ctx context.Context, key ondisk.Key) (l leafRef, slot int, ok bool, err error) {
-	if l, err = t.readLeaf(ctx, &key); err != nil {
+	if l, err = t.readLeaf(ctx, &key, nil); err != nil {
 		return l, 0, false, err
 	}
 	slot, found := search(l.block(), &key)

@@ -11,7 +11,7 @@ import (
 // fn must not keep or change the item, touch this tree, or wait for somebody who does.
 func (t *Tree) Scan(ctx context.Context, from, to ondisk.Key, fn func(k ondisk.Key, item []byte) (more bool, err error)) error {
 	for !to.Less(from) {
-		l, err := t.readLeaf(ctx, &from)
+		l, err := t.readLeaf(ctx, &from, &to)
 		if err != nil {
 			return err
 		}
