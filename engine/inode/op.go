@@ -30,13 +30,13 @@ type op struct {
 // begin starts an operation; the caller holds the inode locks. freeing says that it gives space back, and so may dip
 // into the reserve of a full file system.
 func (t *FileTree) begin(ctx context.Context, items int, freeing bool) (op, error) {
+	if ctx.Err() != nil {
+		return op{}, context.Cause(ctx)
+	}
 	t.gate.RLock() // until end
 	if t.readOnly.Load() {
 		t.gate.RUnlock()
 		return op{}, fmt.Errorf("subvolume %v is read-only: %w", t.id, fserr.ErrReadOnly)
-	}
-	if err := ctx.Err(); err != nil {
-		return op{}, context.Cause(ctx)
 	}
 	start := t.cfg.Store.Start
 	if freeing {
