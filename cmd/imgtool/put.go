@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"path"
 	"path/filepath"
 	"syscall"
 
@@ -104,7 +103,7 @@ func (a *app) putFile(ctx context.Context, s *session, source, dest string) erro
 	if e, err := d.tree.Lookup(ctx, d.dir, d.name); err == nil && e.Type != ondisk.FTReg {
 		return fmt.Errorf("%s: not a regular file: %w", dest, fs.ErrExist)
 	}
-	bar := a.progress("put "+path.Base(dest), uint64(max(length, 0)))
+	bar := a.progress("put "+source, uint64(max(length, 0)))
 	defer bar.stop()
 	if err := s.putAt(ctx, d, bar.reader(in), length, attr); err != nil {
 		return fmt.Errorf("%s: %w", dest, err)
