@@ -18,7 +18,7 @@ type raceRun struct {
 	*RaceOptions
 	policy   commitview.Policy
 	scenario Scenario
-	image    string
+	image    string // RaceOptions.Image, or the temporary one
 }
 
 // found is how a search has ended.
@@ -238,7 +238,11 @@ func (r raceRun) afterwards(ctx context.Context, f *engine.FS, st *stage, res *R
 			return fmt.Errorf("block %d is tree %d's on the image, and was handed to tree %d", res.Bytenr, res.OnDisk, res.ReusedBy)
 		}
 	}
-	st.say(0, "", fmt.Sprintf("dump-tree -b %d of %s, %s: owner %d, generation %d", res.Bytenr, r.image, when, res.OnDisk, res.Gen), "")
+	image := r.Image
+	if image == "" {
+		image = "the temporary image"
+	}
+	st.say(0, "", fmt.Sprintf("dump-tree -b %d of %s, %s: owner %d, generation %d", res.Bytenr, image, when, res.OnDisk, res.Gen), "")
 	return nil
 }
 

@@ -192,7 +192,7 @@ func (v *View) contained(w *walk, p any) error {
 // finish lets the path go, judges, counts and tells.
 func (v *View) finish(w *walk, r *Result, err error) error {
 	root := uint64(r.Root)
-	v.letGo(w)
+	w.release()
 	if w.cap != nil {
 		if errors.Is(err, fserr.ErrViewExpired) {
 			v.expire(w.cap)
@@ -216,19 +216,6 @@ func (v *View) finish(w *walk, r *Result, err error) error {
 	*w = walk{}
 	walks.Put(w)
 	return err
-}
-
-// letGo releases the path; comparing a torn block a last time may panic too.
-func (v *View) letGo(w *walk) {
-	defer func() {
-		if w.policy == Shared && w.n > 0 {
-			recover() //nolint:errcheck // the block has been counted before, or makes the outcome below
-			for ; w.n > 0; w.n-- {
-				w.steps[w.n-1].buf.Release()
-			}
-		}
-	}()
-	w.release()
 }
 
 // mismatched decides what a search that left its tree returns. Under shared that is what the kernel's search would have
