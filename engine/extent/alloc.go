@@ -206,6 +206,9 @@ func (m *Manager) Unpinned(es []pin.Extent) {
 		if err := g.unpinned(e.Start, e.Len); err != nil {
 			panic(err)
 		}
+		if g.space.spares(g) {
+			m.removeEmpty.Store(true)
+		}
 		if m.tracer != nil {
 			m.tracer.Trace(trace.Event{Kind: trace.ExtentUnpinned, Gen: e.Died, Bytenr: e.Start, N: e.Len})
 		}

@@ -109,6 +109,7 @@ func (m *Manager) makeChunkLocked(sp *space) (bool, error) {
 	m.pending = append(m.pending, g)
 	m.addGroup(g)
 	sp.chunks.Add(1)
+	m.updateAllocatable()
 	trace.Emit(m.tracer, trace.Event{Kind: trace.ChunkAllocated, Gen: m.gen.Load(), Bytenr: start, N: n, Note: ondisk.BGTypeName(flags)})
 	return true, nil
 }

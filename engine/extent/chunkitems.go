@@ -143,8 +143,8 @@ func (m *Manager) GroupsDirty() bool {
 }
 
 // WriteDirtyBlockGroups writes the items of the block groups that have changed, those of new chunks first, and reports
-// whether it wrote any. When somebody has found no space it also removes empty block groups, so that their chunks can
-// become some of another kind. Writing changes trees, and so block groups again: the commit repeats it, together with
+// whether it wrote any. When a group has become empty, or somebody has found no space, it also removes empty block groups,
+// so that their chunks can become some of another kind. Writing changes trees, and so block groups again: the commit repeats it, together with
 // RunDelayedRefs, until nothing is dirty. Errors are those of CreatePendingChunks.
 func (m *Manager) WriteDirtyBlockGroups(ctx context.Context, tx btree.Txn) (changed bool, err error) {
 	if m.ChunksPending() {

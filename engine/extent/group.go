@@ -21,6 +21,8 @@ type group struct {
 	superStripes  []addrRange // what superblock copies occupy; merged, ascending
 	super         uint64      // bytes of them
 
+	cursor atomic.Uint64 // behind the last allocation here
+
 	loadMu sync.Mutex
 	index  atomic.Pointer[freespace.Index] // nil until loaded; stored once
 
@@ -82,6 +84,7 @@ func (g *group) takeUpTo(least, most, align, hint uint64) (addr, n uint64, ok bo
 	}
 	g.reserved += n
 	g.space.reserved.Add(int64(n))
+	g.cursor.Store(addr + n)
 	return addr, n, true, g.check()
 }
 

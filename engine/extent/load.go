@@ -33,6 +33,9 @@ func (m *Manager) Load(ctx context.Context) error {
 		}
 		m.addGroup(g)
 	}
+	m.chunkMu.Lock()
+	m.updateAllocatable()
+	m.chunkMu.Unlock()
 	m.updateGlobalReserve()
 	return nil
 }

@@ -136,6 +136,7 @@ func (m *Manager) BeginTransaction(gen ondisk.Generation) {
 	m.refs.Store(delayedref.NewSet())
 	m.gen.Store(uint64(gen))
 	m.updateGlobalReserve()
+	m.spaces[kindMetadata].settle()
 }
 
 // DelayedRefs returns the number of delayed-ref heads that are queued or being applied.

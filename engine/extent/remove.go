@@ -132,4 +132,5 @@ func (m *Manager) unmap(g *group, c volume.ChunkInfo) {
 	for _, s := range c.Stripes {
 		m.device(s.DevID).remove(uint64(s.Offset))
 	}
+	m.updateAllocatable()
 }

@@ -65,16 +65,13 @@ func (m *Manager) ReserveData(ctx context.Context, n uint64) (Reservation, error
 	if n == 0 {
 		return Reservation{}, nil
 	}
-	return m.reserve(ctx, m.spaces[kindData], n, func() uint64 {
-		m.chunkMu.Lock()
-		defer m.chunkMu.Unlock()
-		sp := m.spaces[kindData]
-		return uint64(sp.size.Load()) + m.allocatable(sp)
-	})
+	sp := m.spaces[kindData]
+	return m.reserve(ctx, sp, n, func() uint64 { return uint64(sp.size.Load()) + sp.allocatable.Load() })
 }
 
-// reclaimTries is how many commits a reservation waits for. Two, since the first may have begun before our own frees.
-const reclaimTries = 2
+// reclaimTries is how many commits a reservation waits for: the first may have begun before our own frees, the second
+// moves the last blocks out of a group, and the third removes it.
+const reclaimTries = 3
 
 // reserve promises n bytes of a space, of which limit tells the bytes that this caller may count on.
 func (m *Manager) reserve(ctx context.Context, sp *space, n uint64, limit func() uint64) (Reservation, error) {
@@ -144,9 +141,7 @@ func (s *space) spares(g *group) bool {
 // they go on with what it gave back.
 func (m *Manager) metadataFor(kind ReserveKind) uint64 {
 	sp := m.spaces[kindMetadata]
-	m.chunkMu.Lock()
-	total := uint64(sp.size.Load()) + m.allocatable(sp)
-	m.chunkMu.Unlock()
+	total := uint64(sp.size.Load()) + sp.allocatable.Load()
 	keep := m.commitNeed()
 	if kind == ReserveNormal {
 		keep = max(keep, m.globalSize.Load())
@@ -168,16 +163,18 @@ func (m *Manager) commitNeed() uint64 {
 // commitItems is how many items of other trees the commit itself may change.
 const commitItems = 8
 
-// allocatable is how many bytes chunks of a kind could still give. Called with chunkMu held.
-func (m *Manager) allocatable(sp *space) (n uint64) {
-	flags := sp.profile()
-	if flags&ondisk.BGProfileMask&^ondisk.BGDup != 0 {
-		return 0
+// updateAllocatable computes anew what chunks could still give each kind. Called with chunkMu held whenever a device
+// extent has come or gone.
+func (m *Manager) updateAllocatable() {
+	for _, sp := range m.spaces {
+		n, flags := uint64(0), sp.profile()
+		if flags&ondisk.BGProfileMask&^ondisk.BGDup == 0 {
+			for _, d := range m.devices {
+				n += d.usable(copiesOf(flags))
+			}
+		}
+		sp.allocatable.Store(n)
 	}
-	for _, d := range m.devices {
-		n += d.usable(copiesOf(flags))
-	}
-	return n
 }
 
 // metadataShort is by how much what is taken and promised of metadata exceeds its block groups: bytes that only a new

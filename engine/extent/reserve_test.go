@@ -103,16 +103,10 @@ func TestReserveKinds(t *testing.T) {
 		t.Fatalf("%d normal and then %d freeing reservations", normal, freeing)
 	}
 	u := f.m.Usage()
-	left := u.Metadata.Free() + f.allocatableMeta() - u.Metadata.Promised
+	left := u.Metadata.Free() + f.m.spaces[kindMetadata].allocatable.Load() - u.Metadata.Promised
 	if need := f.m.commitNeed(); left < need || left >= need+f.m.ItemBytes(1) {
 		t.Errorf("%d bytes are left, a commit needs %d", left, need)
 	}
-}
-
-func (f *fixture) allocatableMeta() uint64 {
-	f.m.chunkMu.Lock()
-	defer f.m.chunkMu.Unlock()
-	return f.m.allocatable(f.m.spaces[kindMetadata])
 }
 
 func TestReleaseTwicePanics(t *testing.T) {

@@ -25,6 +25,8 @@ type space struct {
 	chunks   atomic.Uint64 // chunks made in this session
 	cursor   atomic.Uint64 // where the next allocation is looked for
 
+	allocatable atomic.Uint64 // bytes that new chunks could give
+
 	mu       sync.Mutex
 	promised uint64                   // bytes of live reservations; under mu
 	groups   atomic.Pointer[[]*group] // ascending; replaced under mu
@@ -76,6 +78,18 @@ func (s *space) order(hint uint64) iter.Seq[*group] {
 			if !yield(gs[(first+i)%len(gs)]) {
 				return
 			}
+		}
+	}
+}
+
+// settle moves the cursor to the lowest group that is half free, where the cursor stood last in it. Called when a
+// transaction begins, so that its blocks lie together, and that those of a file system that shrinks gather in few
+// groups.
+func (s *space) settle() {
+	for _, g := range s.list() {
+		if g.roomAtMost() >= g.length/2 {
+			s.cursor.Store(max(g.start, g.cursor.Load()))
+			return
 		}
 	}
 }
