@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
 )
 
@@ -22,7 +23,7 @@ func (a *app) catCmd() *cobra.Command {
 					}
 					f, err := inode.OpenFile(ctx, n.Tree, n.Ino)
 					if err != nil {
-						return fmt.Errorf("%s: %w", path, err)
+						return advise(fmt.Errorf("%s: %w", path, err), fserr.ErrIsDir, "`imgtool ls` lists it")
 					}
 					if _, err := io.Copy(a.out, f); err != nil {
 						return fmt.Errorf("%s: %w", path, err)

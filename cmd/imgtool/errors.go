@@ -87,6 +87,7 @@ func (a *app) report(ctx context.Context, err error) int {
 	line := strings.ReplaceAll(strings.TrimSpace(err.Error()), "\n", "; ")
 	var use *usageError
 	var status *statusError
+	var known *advice
 	code, remedy := exitFailed, ""
 	switch {
 	case errors.As(err, &use):
@@ -97,6 +98,8 @@ func (a *app) report(ctx context.Context, err error) int {
 		code, line = exitCancelled, "cancelled; the image is at its last commit"
 	case errors.Is(err, fserr.ErrCorrupt), isCut(err):
 		code, remedy = exitDamaged, remedyDamaged(err)
+	case errors.As(err, &known):
+		remedy = known.remedy
 	default:
 		remedy = remedyFor(err)
 	}
@@ -121,7 +124,8 @@ func remedyDamaged(err error) string {
 	return "see what `btrfs check` says, or take the image from a copy"
 }
 
-// remedies are for errors whose text says what is wrong and not what to do. The first that matches counts.
+// remedies are for errors whose text says what is wrong and not what to do, and that ask for the same wherever they
+// come from. The first that matches counts.
 var remedies = []struct {
 	is     error
 	remedy string
@@ -131,26 +135,14 @@ var remedies = []struct {
 	{fserr.ErrAborted, ""},
 	{fserr.ErrNoSpace, "delete files or snapshots, or enlarge the image"},
 	{fserr.ErrReadOnly, "is the subvolume, or the image, read-only? change a writable snapshot of it instead"},
-	{fserr.ErrNotEmpty, "`rm -r` removes a directory with what is in it"},
-	{fserr.ErrIsDir, "-r takes a directory with what is in it"},
 	{fserr.ErrNotDir, "each part of the path but the last must be a directory"},
-	{fserr.ErrCrossDevice, "copy it there and remove it here: a file cannot move between subvolumes"},
 	{fserr.ErrExist, "remove it first, or choose another name"},
-	{fs.ErrPermission, "ask for the right to read and write it, or run as its owner"},
-	{fserr.ErrNameTooLong, "a name has at most 255 bytes"},
 }
 
 func remedyFor(err error) string {
 	var open *imageError
 	if errors.As(err, &open) {
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return "`imgtool mkfs -b SIZE FILE` makes an image"
-		case errors.Is(err, syscall.EISDIR):
-			return "name an image file or a block device"
-		}
-	} else if errors.Is(err, fs.ErrNotExist) {
-		return "`imgtool ls` shows what there is"
+		return open.remedy()
 	}
 	for _, r := range remedies {
 		if errors.Is(err, r.is) {
@@ -158,4 +150,35 @@ func remedyFor(err error) string {
 		}
 	}
 	return ""
+}
+
+func (e *imageError) remedy() string {
+	var path *fs.PathError
+	switch {
+	case errors.Is(e.err, disk.ErrBusy):
+	case errors.Is(e.err, fs.ErrNotExist) && errors.As(e.err, &path) && path.Path == e.image:
+		return "`imgtool mkfs -b SIZE FILE` makes an image"
+	case errors.Is(e.err, syscall.EISDIR):
+		return "name an image file or a block device"
+	case errors.Is(e.err, fs.ErrPermission):
+		return "run as a user who may read and write it"
+	}
+	return ""
+}
+
+// advice is an error with what to do about it, from a place that knows better than the table.
+type advice struct {
+	err    error
+	remedy string
+}
+
+func (a *advice) Error() string { return a.err.Error() }
+func (a *advice) Unwrap() error { return a.err }
+
+// advise adds a remedy to errors that match; others, and nil, stay as they are.
+func advise(err, match error, remedy string) error {
+	if err == nil || !errors.Is(err, match) {
+		return err
+	}
+	return &advice{err, remedy}
 }

@@ -34,11 +34,11 @@ is a directory. With -r PATH is a directory that is copied with all that is in i
 				}
 				switch {
 				case recursive && !n.isDir():
-					return fmt.Errorf("%s: -r is for directories: %w", args[1], fserr.ErrNotDir)
+					return &advice{fmt.Errorf("%s: %w", args[1], fserr.ErrNotDir), "leave -r out to copy one file"}
 				case recursive:
 					return a.getTree(ctx, s, n, dest)
 				case n.isDir():
-					return fmt.Errorf("%s: %w", args[1], fserr.ErrIsDir)
+					return &advice{fmt.Errorf("%s: %w", args[1], fserr.ErrIsDir), "-r copies a directory"}
 				}
 				return a.getFile(ctx, n, dest)
 			})

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +34,8 @@ func (a *app) dumpTreeCmd() *cobra.Command {
 			o.Banner = banner()
 			o.Warn = func(err error) { a.warn(err.Error()) }
 			return a.read(cmd.Context(), args[0], func(s *session) error {
-				return inspect.DumpTree(cmd.Context(), a.out, rawBlocks{s}, o)
+				err := inspect.DumpTree(cmd.Context(), a.out, rawBlocks{s}, o)
+				return advise(err, fs.ErrNotExist, "`dump-tree -r` shows the trees there are")
 			})
 		},
 	}

@@ -34,7 +34,8 @@ TARGET. If PATH is a directory the link goes into it, under TARGET's name.`,
 						return err
 					}
 					if n.Tree.ID() != d.tree.ID() {
-						return fmt.Errorf("%s and %s are in different subvolumes: %w", target, path, fserr.ErrCrossDevice)
+						return &advice{fmt.Errorf("%s and %s are in different subvolumes: %w", target, path, fserr.ErrCrossDevice),
+							"make a symbolic link with -s, or a copy"}
 					}
 					err = d.tree.Link(ctx, n.Ino, d.dir, d.name)
 				}

@@ -159,7 +159,7 @@ func (a *app) mkfs(cmd *cobra.Command, image string, f *mkfsFlags) error {
 	}
 	fs, err := engine.Format(ctx, image, fo)
 	if err != nil {
-		return &imageError{image, err}
+		return &imageFault{image, err}
 	}
 	s, err := begin(ctx, fs, watch)
 	if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io/fs"
 
 	"github.com/spf13/cobra"
 
@@ -43,10 +44,13 @@ replaced. Nothing moves from one subvolume to another.`,
 					return err
 				}
 				if from.tree != to.tree {
-					return fmt.Errorf("%s and %s are in different subvolumes: %w", args[1], dest, fserr.ErrCrossDevice)
+					return &advice{fmt.Errorf("%s and %s are in different subvolumes: %w", args[1], dest, fserr.ErrCrossDevice),
+						"copy it with get and put, then remove it"}
 				}
 				if err := from.tree.Rename(ctx, from.dir, from.name, to.dir, to.name, mode); err != nil {
-					return fmt.Errorf("%s to %s: %w", args[1], dest, err)
+					err = fmt.Errorf("%s to %s: %w", args[1], dest, err)
+					err = advise(err, fserr.ErrNotEmpty, "a directory only takes the place of an empty one")
+					return advise(err, fs.ErrNotExist, "`imgtool ls` shows what there is")
 				}
 				return nil
 			})

@@ -31,7 +31,7 @@ type place struct {
 func (s *session) find(ctx context.Context, p string, follow bool) (*node, error) {
 	at, err := s.ns.Walk(ctx, p, follow)
 	if err != nil {
-		return nil, err
+		return nil, advise(err, fs.ErrNotExist, "`imgtool ls` shows what there is")
 	}
 	return load(ctx, at, p)
 }
@@ -57,7 +57,7 @@ func (s *session) child(ctx context.Context, dir *node, e *inode.Entry) (*node, 
 func (s *session) findParent(ctx context.Context, p string) (place, error) {
 	dir, name, err := s.ns.WalkParent(ctx, p)
 	if err != nil {
-		return place{}, err
+		return place{}, advise(err, fs.ErrNotExist, "`imgtool mkdir -p` makes the directories above")
 	}
 	tree, err := s.writable(ctx, dir)
 	return place{tree, dir.Ino, name}, err

@@ -59,7 +59,7 @@ func (a *app) putTree(ctx context.Context, s *session, source, dest string) erro
 		return err
 	}
 	if !st.IsDir() {
-		return fmt.Errorf("%s: -r is for directories: %w", source, fserr.ErrNotDir)
+		return &advice{fmt.Errorf("%s: %w", source, fserr.ErrNotDir), "leave -r out to copy one file"}
 	}
 	d, err := s.findParent(ctx, dest)
 	if err != nil {
@@ -91,7 +91,7 @@ func (a *app) putFile(ctx context.Context, s *session, source, dest string) erro
 			return err
 		}
 		if st.IsDir() {
-			return fmt.Errorf("%s: %w", source, fserr.ErrIsDir)
+			return &advice{fmt.Errorf("%s: %w", source, fserr.ErrIsDir), "-r copies a directory"}
 		}
 		in, length = f, st.Size()
 		attr = hostAttr(st)

@@ -47,13 +47,13 @@ func (s *session) remove(ctx context.Context, p string, recursive bool) error {
 	} else {
 		err = d.tree.Unlink(ctx, d.dir, d.name)
 	}
-	if errors.Is(err, fserr.ErrBusy) {
-		err = fmt.Errorf("%w (a subvolume: use `imgtool subvolume delete`)", err)
+	if err == nil {
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", p, err)
-	}
-	return nil
+	err = fmt.Errorf("%s: %w", p, err)
+	err = advise(err, fserr.ErrBusy, "`imgtool subvolume delete` deletes a subvolume")
+	err = advise(err, fserr.ErrIsDir, "`rm -r` removes a directory with what is in it")
+	return advise(err, fs.ErrNotExist, "`imgtool ls` shows what there is")
 }
 
 // removeAll removes a name and, if it is a directory, first all that is in it. Subvolumes stop it.

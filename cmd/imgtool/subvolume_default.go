@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"strconv"
 	"strings"
 
@@ -58,7 +59,7 @@ func (s *session) subvolID(ctx context.Context, name string) (ondisk.TreeID, err
 	if n, err := strconv.ParseUint(name, 10, 64); err == nil && !strings.HasPrefix(name, "/") {
 		id := ondisk.TreeID(n)
 		if _, err := s.Subvols().Show(ctx, id); err != nil {
-			return 0, fmt.Errorf("subvolume %d: %w", n, err)
+			return 0, advise(fmt.Errorf("subvolume %d: %w", n, err), fs.ErrNotExist, "`imgtool subvolume list` shows those there are")
 		}
 		return id, nil
 	}
