@@ -13,6 +13,8 @@ import (
 
 const benchNode = 16384
 
+var data160 [160]byte
+
 func benchTree(b *testing.B, items, size int) (*world, *Tree) {
 	b.Helper()
 	w := newWorld(b)
@@ -109,6 +111,30 @@ func BenchmarkInsert(b *testing.B) {
 			k := ondisk.Key{ObjectID: ondisk.ObjectID(256 + rng.IntN(100_000)), Type: 2, Offset: i}
 			if err := t.Insert(ctx, w.gen, k, data); err != nil {
 				b.Fatal(err)
+			}
+		}
+		reportFill(b, t)
+	})
+	b.Run("files", func(b *testing.B) { // what creating files in one directory inserts, per file
+		w, t := benchTree(b, 1, 60)
+		rng := rand.New(rand.NewPCG(1, 1))
+		b.ReportAllocs()
+		i := uint64(0)
+		for b.Loop() {
+			i++
+			ino := ondisk.ObjectID(1000 + i)
+			for _, it := range []struct {
+				k ondisk.Key
+				n int
+			}{
+				{ondisk.Key{ObjectID: ino, Type: ondisk.InodeItemKey}, 160},
+				{ondisk.Key{ObjectID: ino, Type: ondisk.InodeRefKey, Offset: 256}, 20},
+				{ondisk.Key{ObjectID: 256, Type: ondisk.DirItemKey, Offset: uint64(rng.Uint32())<<20 + i}, 40},
+				{ondisk.Key{ObjectID: 256, Type: ondisk.DirIndexKey, Offset: i}, 40},
+			} {
+				if err := t.Insert(ctx, w.gen, it.k, data160[:it.n]); err != nil {
+					b.Fatal(err)
+				}
 			}
 		}
 		reportFill(b, t)

@@ -123,8 +123,7 @@ func (t *Tree) cow(ctx context.Context, tx Txn, b, parent *extbuf.Buffer, slot i
 	if err != nil {
 		return b, err
 	}
-	const body = ondisk.HeaderSize - 5 // item count, level, and all that follows the header
-	copy(c.Block()[body:], old[body:])
+	copyItems(c.Block(), old)
 	err = t.moveRefs(ctx, tx, old, c.Block(), refs, flags)
 	if parent != nil {
 		parent.Block().SetPtr(slot, first, c.Addr(), gen)
@@ -137,6 +136,18 @@ func (t *Tree) cow(ctx context.Context, tx Txn, b, parent *extbuf.Buffer, slot i
 		err = derr
 	}
 	return c, err
+}
+
+// copyItems copies what block src holds into dst, an empty block of the same level. What deleted items left behind in
+// the space between is not copied.
+func copyItems(dst, src ondisk.Block) {
+	n := src.NrItems()
+	if src.IsLeaf() {
+		leafAppend(dst, src, 0, n)
+		return
+	}
+	copy(ptrsAt(dst, 0, n), ptrsAt(src, 0, n))
+	dst.SetNrItems(n)
 }
 
 // moveRefs does the reference changes of the table at the top.
@@ -192,8 +203,7 @@ func (t *Tree) CopyRoot(ctx context.Context, tx Txn, newOwner ondisk.TreeID) (*e
 		return nil, fmt.Errorf("root of snapshot %d of tree %d: %w", int64(newOwner), int64(t.cfg.ID), err)
 	}
 	c := t.cfg.Cache.Alloc(addr, gen, newOwner, b.Level())
-	const body = ondisk.HeaderSize - 5
-	copy(c.Block()[body:], src[body:])
+	copyItems(c.Block(), src)
 	t.lastSnapshot.Store(uint64(gen))
 	t.forceCOW.Store(true)
 	err = t.cfg.Alloc.ModChildRefs(ctx, tx, newOwner, c.Block(), true, false)

@@ -102,7 +102,9 @@ func leafAppend(dst, src ondisk.Block, from, to int) {
 	end := dataLow(dst, n)
 	copy(dataAt(dst, end-size, end), dataAt(src, dataLow(src, to), dataLow(src, from)))
 	copy(itemsAt(dst, n, n+to-from), itemsAt(src, from, to))
-	shiftOffsets(dst, n, n+to-from, end-dataLow(src, from))
+	if delta := end - dataLow(src, from); delta != 0 {
+		shiftOffsets(dst, n, n+to-from, delta)
+	}
 	dst.SetNrItems(n + to - from)
 }
 

@@ -474,7 +474,7 @@ func describe(items []kv, i int) string {
 // TestModelDeep is TestModel with enough work for trees of three and four levels.
 func TestModelDeep(t *testing.T) {
 	base := rand.Uint64()
-	for i := range uint64(5) {
+	for i := range uint64(3) {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Logf("seed %d", base+i)
 			rng := rand.New(rand.NewPCG(base+i, 2))

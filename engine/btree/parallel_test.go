@@ -15,7 +15,7 @@ import (
 // in keys of its own, while blocks are written out early. It compares the result with what each worker knows, and all
 // references.
 func TestParallel(t *testing.T) {
-	const workers, rounds = 3, 1200
+	const workers, rounds = 3, 800
 	w := newWorld(t)
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
