@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync/atomic"
 	"time"
 
 	"imgtool/engine"
@@ -14,15 +13,21 @@ import (
 	"imgtool/engine/mkfs"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/subvol"
-	"imgtool/engine/trace"
 )
 
 // ownFS is a file system of ours with one subvolume in it.
 type ownFS struct {
 	*engine.FS
-	tree    *inode.FileTree
-	id      ondisk.TreeID
-	flushes atomic.Int64
+	tree *inode.FileTree
+	id   ondisk.TreeID
+}
+
+// flushes is how often the device has been flushed.
+func (f *ownFS) flushes() (n uint64) {
+	for _, d := range f.Stats().Devices {
+		n += d.Stats.Flushes
+	}
+	return n
 }
 
 // withOwn runs fn on a new file system. fn times what it wants timed.
@@ -30,13 +35,7 @@ func (b *bench) withOwn(ctx context.Context, fn func(f *ownFS) (time.Duration, e
 	img := b.image()
 	defer func() { err = errors.Join(err, os.Remove(img)) }()
 	f := &ownFS{}
-	o := engine.FormatOptions{Options: mkfs.Default(), Size: uint64(b.workSize())}
-	o.Tracer = trace.Func(func(e trace.Event) {
-		if e.Kind == trace.DeviceFlushed {
-			f.flushes.Add(1)
-		}
-	})
-	if f.FS, err = engine.Format(ctx, img, o); err != nil {
+	if f.FS, err = engine.Format(ctx, img, engine.FormatOptions{Options: mkfs.Default(), Size: uint64(b.workSize())}); err != nil {
 		return m, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
@@ -67,7 +66,7 @@ func oursSnapshotsDirtied(ctx context.Context, b *bench) (measure, error) {
 
 // oursSnapshots takes snapshots, each of them durable when the call returns.
 func (b *bench) oursSnapshots(ctx context.Context, dirtied bool) (m measure, err error) {
-	var flushes int64
+	var flushes uint64
 	m, err = b.withOwn(ctx, func(f *ownFS) (time.Duration, error) {
 		ino, err := f.create(ctx, "data", make([]byte, snapshotFile))
 		if err != nil {
@@ -76,7 +75,7 @@ func (b *bench) oursSnapshots(ctx context.Context, dirtied bool) (m measure, err
 		if err := f.Commit(ctx); err != nil {
 			return 0, err
 		}
-		before := f.flushes.Load()
+		before := f.flushes()
 		block := pattern(4096)
 		began := time.Now()
 		for i := range b.snapshots {
@@ -93,7 +92,7 @@ func (b *bench) oursSnapshots(ctx context.Context, dirtied bool) (m measure, err
 			}
 		}
 		took := time.Since(began)
-		flushes = f.flushes.Load() - before
+		flushes = f.flushes() - before
 		return took, nil
 	})
 	m.flush = float64(flushes)
