@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 
@@ -127,7 +128,9 @@ func (a *app) startMetrics() error {
 		return nil
 	}
 	var err error
-	a.server, err = a.metrics.Serve(a.metricsAddr)
+	if a.server, err = a.metrics.Serve(a.metricsAddr); err == nil && !a.quiet {
+		fmt.Fprintf(a.errOut, "imgtool: metrics are at http://%s/metrics\n", a.server.Addr()) // the port may have been 0
+	}
 	return err
 }
 
