@@ -49,7 +49,7 @@ func (m *Manager) sysMargin() uint64 { return 24 * m.nodesize }
 // no room on the devices. want is what the caller is after: with as much free already (somebody else has just made a
 // chunk) it only reports success. It may be called under tree-block locks.
 func (m *Manager) makeChunk(sp *space, want uint64) (made bool, err error) {
-	seen := sp.chunks.Load()
+	seen, keep := sp.chunks.Load(), max(m.commitNeed(), m.globalSize.Load())
 	m.chunkMu.Lock()
 	defer m.chunkMu.Unlock()
 	if sp.chunks.Load() != seen {
@@ -62,7 +62,7 @@ func (m *Manager) makeChunk(sp *space, want uint64) (made bool, err error) {
 			}
 		}
 	}
-	if sp.kind == kindData && m.metadataShort() > 0 {
+	if sp.kind == kindData && m.metadataShort(keep) > 0 {
 		// Reservations of metadata count on unallocated space: they get theirs first.
 		if _, err := m.makeChunkLocked(m.spaces[kindMetadata]); err != nil {
 			return false, err
@@ -107,9 +107,9 @@ func (m *Manager) makeChunkLocked(sp *space) (bool, error) {
 		return false, err
 	}
 	m.pending = append(m.pending, g)
+	m.updateAllocatable() // before the group counts: what it has must not be promised twice
 	m.addGroup(g)
 	sp.chunks.Add(1)
-	m.updateAllocatable()
 	trace.Emit(m.tracer, trace.Event{Kind: trace.ChunkAllocated, Gen: m.gen.Load(), Bytenr: start, N: n, Note: ondisk.BGTypeName(flags)})
 	return true, nil
 }

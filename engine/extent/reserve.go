@@ -177,19 +177,20 @@ func (m *Manager) updateAllocatable() {
 	}
 }
 
-// metadataShort is by how much what is taken and promised of metadata exceeds its block groups: bytes that only a new
-// chunk can give. Called with chunkMu held, at times under tree-block locks.
-func (m *Manager) metadataShort() uint64 {
+// metadataShort is by how much what is taken and promised of metadata, and what is kept for the commit, exceeds the block
+// groups: bytes that only a new chunk can give.
+func (m *Manager) metadataShort(keep uint64) uint64 {
 	sp := m.spaces[kindMetadata]
 	sp.mu.Lock()
-	need := sp.taken() + sp.promised + m.globalSize.Load()
+	need := sp.taken() + sp.promised + keep
 	sp.mu.Unlock()
 	size := uint64(sp.size.Load())
 	return need - min(need, size)
 }
 
-// updateGlobalReserve sizes the global reserve: what a commit may have to copy of the trees that describe the others; at
-// least what some deletions need, at most 512 MiB or a quarter of the metadata there is
+// updateGlobalReserve sizes the global reserve: what a commit may have to copy of the trees that describe the others, and
+// again for their growth (an eighth of the metadata at most), since a kernel that mounts the full file system needs as
+// much for its first deletions; at least what some deletions need, at most 512 MiB or a quarter of the metadata
 // (fs/btrfs/block-rsv.c, btrfs_update_global_block_rsv, has the tree sizes and the upper bound).
 func (m *Manager) updateGlobalReserve() {
 	need := uint64(0)
@@ -198,7 +199,7 @@ func (m *Manager) updateGlobalReserve() {
 	}
 	m.treesSize.Store(need)
 	size := uint64(m.spaces[kindMetadata].size.Load())
-	m.globalSize.Store(min(max(need, m.ItemBytes(20)), 512<<20, size/4))
+	m.globalSize.Store(min(max(2*need, m.ItemBytes(20)), max(need, size/8), 512<<20, size/4))
 }
 
 // treeBytes estimates the size of a tree from its root: children of the root are taken as nearly full.
