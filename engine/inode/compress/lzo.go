@@ -22,10 +22,10 @@ func unlzo(dst, src []byte, sectorSize int) (int, error) {
 		return 0, errShort
 	}
 	total := int64(binary.LittleEndian.Uint32(src))
-	if total > int64(len(src)) {
+	if total < 2*lzoLen || total > int64(len(src)) {
 		return 0, fmt.Errorf("total length %d in an extent of %d bytes", total, len(src))
 	}
-	src = src[:max(total, 0)]
+	src = src[:total]
 	out := 0
 	for at := lzoLen; at < len(src) && out < len(dst); {
 		if left := sectorSize - at%sectorSize; left < lzoLen {
