@@ -15,7 +15,8 @@ func (a lateAllocator) AllocTreeBlock(ctx context.Context, tx btree.Txn, r btree
 }
 
 func (a lateAllocator) DropTreeBlock(ctx context.Context, tx btree.Txn, d btree.DropReq) (bool, error) {
-	return a.db.extents.DropTreeBlock(ctx, tx, d)
+	freed, err := a.db.extents.DropTreeBlock(ctx, tx, d)
+	return freed, a.must(err)
 }
 
 func (a lateAllocator) ExtentInfo(ctx context.Context, tx btree.Txn, addr ondisk.Logical, level uint8) (refs, flags uint64, err error) {
@@ -23,11 +24,20 @@ func (a lateAllocator) ExtentInfo(ctx context.Context, tx btree.Txn, addr ondisk
 }
 
 func (a lateAllocator) ModChildRefs(ctx context.Context, tx btree.Txn, owner ondisk.TreeID, b ondisk.Block, add, full bool) error {
-	return a.db.extents.ModChildRefs(ctx, tx, owner, b, add, full)
+	return a.must(a.db.extents.ModChildRefs(ctx, tx, owner, b, add, full))
 }
 
 func (a lateAllocator) SetBlockFlags(tx btree.Txn, addr ondisk.Logical, level uint8, first ondisk.Key, flags uint64) error {
-	return a.db.extents.SetBlockFlags(tx, addr, level, first, flags)
+	return a.must(a.db.extents.SetBlockFlags(tx, addr, level, first, flags))
+}
+
+// must aborts when references could not be recorded: the trees say one thing then and the extent tree will say another
+// (btree.ErrInconsistent), whoever called and whatever he makes of the error.
+func (a lateAllocator) must(err error) error {
+	if err != nil {
+		a.db.Abort(err)
+	}
+	return err
 }
 
 // sysTrees gives the extent manager the trees that it keeps. Open has put all of them into the map before, where they
