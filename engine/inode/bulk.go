@@ -89,11 +89,19 @@ func (t *FileTree) StartBulk(ctx context.Context, b *Batch) (*Bulk, error) {
 			return nil, err
 		}
 	}
-	if k.o, err = t.begin(ctx, t.bulkItems(b, len(dirs)), false); err != nil {
+	res, err := t.cfg.Store.ReserveData(ctx, uint64(len(b.Data)))
+	if err == nil {
+		if k.o, err = t.begin(ctx, t.bulkItems(b, len(dirs)), false); err != nil {
+			res.Release()
+		}
+	}
+	if err != nil {
 		k.locks.unlock()
 		return nil, err
 	}
-	if err := k.place(ctx); err != nil {
+	err = k.place(ctx)
+	res.Release() // what it promised has been allocated
+	if err != nil {
 		err = k.o.end(ctx, fmt.Errorf("%d bytes of data for %d files: %w", len(b.Data), len(b.Entries), err))
 		k.locks.unlock()
 		return nil, err
