@@ -112,6 +112,7 @@ func open(ctx context.Context, devs []disk.Device, o OpenOptions) (*FS, error) {
 
 // assemble puts the layers over a volume together.
 func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o OpenOptions) (*FS, error) {
+	vol.SetTracer(o.Tracer)
 	sb := vol.Super()
 	chunkUUID, err := chunkTreeUUID(ctx, vol, &sb)
 	if err != nil {
@@ -145,7 +146,7 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 		ExtendedIref: f.ExtendedIref, Now: fs.db.Now, Pool: fs.pool,
 	}
 	fs.subvols = subvol.New(fs.db, fs.Subvolume)
-	fs.config.MoveSubvol, fs.config.MayMoveSubvol = fs.subvols.Move, fs.subvols.MayMove
+	fs.config.MoveSubvol, fs.config.MayMoveSubvol, fs.config.Leads = fs.subvols.Move, fs.subvols.MayMove, fs.Leads
 	return fs, nil
 }
 

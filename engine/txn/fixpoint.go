@@ -73,13 +73,13 @@ func (c *commitRun) switchRoots() error {
 	db.touchMu.Unlock()
 	c.fillSuper()
 	db.switched.Store(uint64(t.gen))
-	db.commitRootMu.Unlock()
-	dropped := db.dropped
-	db.dropped = nil
-	db.treesMu.Unlock()
-	for _, r := range dropped {
+	// Under the lock, so that nobody takes a commit root from a tree whose references have been given back.
+	for _, r := range db.dropped {
 		r.Tree.Close()
 	}
+	db.dropped = nil
+	db.commitRootMu.Unlock()
+	db.treesMu.Unlock()
 
 	db.mu.Lock()
 	t.state = Unblocked
