@@ -122,7 +122,7 @@ func (f *ReadFile) Seek(off int64, whence int) (int64, error) {
 }
 
 // streamBuf is what WriteTo reads at once, in bytes: a large compressed file's buffers hold whole extents.
-const streamBuf = 2 << 20
+const streamBuf = 4 << 20
 
 // WriteTo implements io.WriterTo: while one piece is written to w the next is read.
 func (f *ReadFile) WriteTo(w io.Writer) (total int64, err error) {

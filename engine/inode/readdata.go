@@ -14,7 +14,7 @@ import (
 
 const (
 	readPiece   = 512 << 10 // largest single read of a device, bytes
-	readWorkers = 4         // queue depth of one ReadAt
+	readWorkers = 8         // queue depth of one ReadAt
 )
 
 // unpacked remembers the last compressed extent that a file handle unpacked, so that small sequential reads unpack it
