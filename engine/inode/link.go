@@ -163,6 +163,11 @@ func (t *FileTree) checkRemove(ctx context.Context, dir ondisk.ObjectID, s dirSt
 	}
 	switch {
 	case e.IsSubvol():
+		if isDir && t.cfg.Leads != nil {
+			if leads, err := t.cfg.Leads(ctx, t.id, dir, e.Name, e.Subvol()); err != nil || !leads {
+				return err
+			}
+		}
 		return fmt.Errorf("%q in directory %d of tree %v is subvolume %d, delete it as one: %w", e.Name, dir, t.id, e.Subvol(), fserr.ErrBusy)
 	case isDir && e.Type != ondisk.FTDir:
 		return fmt.Errorf("%q in directory %d of tree %v: %w", e.Name, dir, t.id, fserr.ErrNotDir)
@@ -192,6 +197,13 @@ func (t *FileTree) checkEmpty(ctx context.Context, dir ondisk.ObjectID) error {
 // operations of its own.
 func (o *op) remove(ctx context.Context, dir ondisk.ObjectID, e *Entry) (evict bool, err error) {
 	t, ino := o.t, e.Ino()
+	if e.IsSubvol() { // a placeholder: there is nothing but the entry
+		index, err := t.indexOf(ctx, dir, e.Name)
+		if err != nil {
+			return false, err
+		}
+		return false, o.unlink(o.start(ctx), dir, e.Name, index)
+	}
 	index, gone, err := o.removeSmall(ctx, dir, e)
 	if err != nil {
 		return false, err
