@@ -113,9 +113,6 @@ func (c *commitRun) start() error {
 	if err := db.extents.RunDelayedRefs(c.ctx, c.h, db.extents.DelayedRefs()); err != nil {
 		return err
 	}
-	if err := c.drain(); err != nil {
-		return err
-	}
 	db.mu.Lock()
 	t.state = CommitDoing
 	var drained chan struct{}
@@ -131,7 +128,7 @@ func (c *commitRun) start() error {
 		return err
 	}
 	c.emit(trace.CommitDoing, 0)
-	return c.drain() // what the last handles left, seldom anything
+	return nil
 }
 
 // drain waits for the file data of T on its way to the devices, so that readers of its commit roots find it there, and

@@ -60,6 +60,9 @@ func (c *commitRun) switchRoots() error {
 	if n := db.extents.DelayedRefs(); n != 0 {
 		return fmt.Errorf("internal: %d delayed refs at Switch (I7)", n)
 	}
+	if err := c.drain(); err != nil { // it was on its way while the trees were made ready
+		return err
+	}
 	db.treesMu.Lock()
 	db.commitRootMu.Lock()
 	db.touchMu.Lock()
