@@ -62,8 +62,11 @@ func removeAll(ctx context.Context, p place) error {
 	if err != nil {
 		return err
 	}
-	if e.Type != ondisk.FTDir || e.IsSubvol() {
+	if e.Type != ondisk.FTDir {
 		return p.tree.Unlink(ctx, p.dir, p.name)
+	}
+	if e.IsSubvol() { // an empty place that a snapshot has for one in its source goes; the subvolume itself is refused
+		return p.tree.Rmdir(ctx, p.dir, p.name)
 	}
 	entries, err := p.tree.Entries(ctx, e.Ino())
 	if err != nil {

@@ -56,11 +56,11 @@ func (s *session) end(ctx context.Context, err error) error {
 	if err == nil && !s.ReadOnly() {
 		err = s.Commit(ctx)
 	}
-	if s.watch != nil {
-		s.watch.Freeze()
-	}
 	if e := s.Close(); err == nil {
 		err = e // after a failure, what Close finds is its consequence
+	}
+	if s.watch != nil {
+		s.watch.Freeze() // now, because Close has waited for the last steps of the last commit
 	}
 	return err
 }

@@ -9,7 +9,8 @@ import (
 	"imgtool/engine/txn"
 )
 
-// FromDB is the Source of an open file system. To be let go (FS.Freeze) before the file system is closed.
+// FromDB is the Source of a file system. It reads memory only, and may be asked while the file system is closed and
+// afterwards.
 func FromDB(db *txn.DB) Source { return SourceFunc(func() Snapshot { return fromDB(db) }) }
 
 func fromDB(db *txn.DB) Snapshot {

@@ -95,10 +95,27 @@ func TestEngine(t *testing.T) {
 		t.Errorf("%v %v", problems, err)
 	}
 	view.Close()
-	watch.Freeze()
+	// Scrapes do not stop for the end of the file system.
+	stop, scraped := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(scraped)
+		for {
+			if _, err := r.Gatherer().Gather(); err != nil {
+				t.Error(err)
+			}
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+	}()
 	if err := fs.Close(); err != nil {
 		t.Error(err)
 	}
+	watch.Freeze()
+	close(stop)
+	<-scraped
 	if again := gather(t, r); again["commits_total"] != got["commits_total"] {
 		t.Errorf("after Close: %v commits, before: %v", again["commits_total"], got["commits_total"])
 	}

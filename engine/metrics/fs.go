@@ -72,8 +72,8 @@ func (f *FS) Attach(src Source) {
 	f.source, f.last = src, src.Snapshot()
 }
 
-// Freeze asks the source for the last time, keeps what it says, and lets go of it. To be called before the file system
-// is closed.
+// Freeze asks the source for the last time, keeps what it says, and lets go of it. When the file system has been closed
+// all commits are in the figures, and the cache is empty.
 func (f *FS) Freeze() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
