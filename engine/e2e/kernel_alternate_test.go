@@ -37,6 +37,7 @@ type alternation struct {
 	done, fail [2][opKinds]int // by who did it: engine, kernel
 	links      int             // hard links made in one directory
 	log        []string        // what was done since the start
+	big        []string        // directories of bigThings
 }
 
 // chunkCounter counts the chunks that the engine has made, by type.
@@ -189,6 +190,9 @@ func (a *alternation) engineRound(round, n int) {
 	if round == 0 {
 		a.bigThings(target, 0)
 	}
+	if round == 4 {
+		a.removeBigThings(target, 0)
+	}
 	a.random(target, 0, n, func(i int) {
 		if i%40 == 39 {
 			must(t, fs.Commit(ctx))
@@ -314,8 +318,33 @@ func (a *alternation) bigThings(target opTarget, who int) {
 			ok(op{kind: opWrite, path: p, n: 1900, seed: uint64(i)})
 		}
 	}
-	delete(a.m.top.children, dir) // the random operations leave it alone
-	a.done, a.fail = done, fail   // and the mix is theirs
+	a.m.top.children[dir].hidden = true // the random operations leave it alone
+	a.done, a.fail = done, fail         // and the mix is theirs
+	a.big = append(a.big, dir)
+}
+
+// removeBigThings removes what bigThings made, so that later rounds are quick.
+func (a *alternation) removeBigThings(target opTarget, who int) {
+	a.t.Helper()
+	done, fail := a.done, a.fail
+	for _, dir := range a.big {
+		top := a.m.top.children[dir]
+		top.hidden = false
+		for _, p := range slices.Backward(a.m.all()) {
+			if p.path != dir && !strings.HasPrefix(p.path, dir+"/") {
+				continue
+			}
+			kind := opUnlink
+			if p.n.kind == nodeDir {
+				kind = opRmdir
+			}
+			a.both(target, who, op{kind: kind, path: p.path})
+		}
+		if a.m.top.children[dir] != nil {
+			a.t.Fatalf("%s is still there", dir)
+		}
+	}
+	a.done, a.fail, a.big = done, fail, nil
 }
 
 // report prints the figures and holds them to what was promised.

@@ -74,6 +74,7 @@ type node struct {
 	xattrs   map[string]bool
 	children map[string]*node
 	readonly bool // of a read-only snapshot
+	hidden   bool // random operations leave it alone
 }
 
 func newNode(k nodeKind) *node {
@@ -111,6 +112,9 @@ func (m *model) all() []pathNode {
 	walk = func(p string, dir, subvol *node) {
 		for _, name := range slices.Sorted(maps.Keys(dir.children)) {
 			c := dir.children[name]
+			if c.hidden {
+				continue
+			}
 			q := path.Join(p, name)
 			list = append(list, pathNode{q, c, dir, subvol})
 			switch c.kind {

@@ -128,7 +128,11 @@ func (k kernelTarget) doFile(path, to string, o op) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, unix.Close(fd)) }()
+	defer func() {
+		if e := unix.Close(fd); err == nil {
+			err = e
+		}
+	}()
 	switch o.kind {
 	case opTruncate:
 		return unix.Ftruncate(fd, o.n)
