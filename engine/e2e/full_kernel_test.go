@@ -7,6 +7,7 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"time"
 
 	"imgtool/engine"
 	"imgtool/engine/internal/oracle"
@@ -50,8 +51,11 @@ func TestFullAsTheKernel(t *testing.T) {
 func kernelFill(t *testing.T, size uint64, c fullCase) (r filled) {
 	img := t.TempDir() + "/kernel.img"
 	oracle.Mkfs(t, img, int64(size), "-n", fmt.Sprint(c.nodesize))
-	m := oracle.Mount(t, img)
+	// With nodes of 4 KiB a commit of the kernel may itself run out of space, which aborts it and shows as EIO.
+	m := oracle.Mount(t, img, oracle.AllowComplaints())
 	defer m.Unmount()
+	began := time.Now()
+	defer func() { r.took = time.Since(began) }()
 	piece := []byte(nil)
 	if c.filler == "data" {
 		piece = make([]byte, 1<<20)
@@ -75,7 +79,7 @@ func kernelFill(t *testing.T, size uint64, c fullCase) (r filled) {
 }
 
 func kernelFull(t *testing.T, err error) bool {
-	if errors.Is(err, syscall.ENOSPC) {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		return true
 	}
 	must(t, err)

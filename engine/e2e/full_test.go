@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"imgtool/engine"
 	"imgtool/engine/fserr"
@@ -105,10 +106,11 @@ func fill(t *testing.T, c fullCase, rnd *rand.Rand) {
 type filled struct {
 	files, bytes, snapshots uint64
 	usage                   string
+	took                    time.Duration
 }
 
 func (f filled) String() string {
-	return fmt.Sprintf("%d files, %d bytes, %d snapshots (%s)", f.files, f.bytes, f.snapshots, f.usage)
+	return fmt.Sprintf("%d files, %d bytes, %d snapshots in %v (%s)", f.files, f.bytes, f.snapshots, f.took.Round(time.Millisecond), f.usage)
 }
 
 // full fills and empties one file system.
@@ -188,6 +190,7 @@ func (f *full) newFile() (ondisk.ObjectID, string, bool) {
 // fill writes until ENOSPC.
 func (f *full) fill(how string) (r filled) {
 	f.t.Helper()
+	began := time.Now()
 	switch how {
 	case "data":
 		buf := make([]byte, 1<<20)
@@ -201,6 +204,7 @@ func (f *full) fill(how string) (r filled) {
 	case "snapshots":
 		f.fillSnapshots(&r)
 	}
+	r.took = time.Since(began)
 	u := f.fs.Usage()
 	r.usage = fmt.Sprintf("data %d of %d, metadata %d of %d, reserve %d, unallocated %d", u.Data.Used+u.Data.Reserved, u.Data.Total,
 		u.Metadata.Used+u.Metadata.Reserved, u.Metadata.Total, u.GlobalReserve, u.Unallocated)

@@ -43,7 +43,9 @@ func (l *leaf) add(k ondisk.Key, data []byte) { l.items = append(l.items, item{k
 
 func newSeed(o Options, size uint64) *seed {
 	s := &seed{o: o, size: size, devUUID: ondisk.NewUUID(), chunkUUID: ondisk.NewUUID()}
-	physical, logical := ondisk.Physical(ondisk.ReservedEnd), ondisk.Logical(firstLogical)
+	// As with mkfs.btrfs, what its temporary groups take stays free in front: in a small file system the kernel then finds
+	// room for another chunk when the rest has gone to one, as a balance needs it.
+	physical, logical := ondisk.Physical(reservedMinimum), ondisk.Logical(firstLogical)
 	place := func(c *chunk, typ, profile, bytes uint64) {
 		c.typ, c.start, c.size = typ|profile, logical, bytes
 		for range copies(profile) {
@@ -54,22 +56,27 @@ func newSeed(o Options, size uint64) *seed {
 	}
 	place(&s.system, ondisk.BGSystem, o.Meta, systemSize)
 	place(&s.meta, ondisk.BGMetadata, o.Meta, s.metaSize())
-	if o.Data&ondisk.BGDup != 0 {
-		place(&s.data, ondisk.BGData, o.Data, dataDup)
-	} else {
-		place(&s.data, ondisk.BGData, o.Data, dataSingle)
-	}
+	place(&s.data, ondisk.BGData, o.Data, o.dataSize())
 	s.placeTrees()
 	return s
 }
 
-// metaSize is a tenth of the device over all copies, within the kernel's bounds, in whole MiB.
+func (o Options) dataSize() uint64 {
+	if o.Data&ondisk.BGDup != 0 {
+		return dataDup
+	}
+	return dataSingle
+}
+
+// metaSize is a tenth of the device over all copies, within the kernel's bounds and what the other chunks leave, in
+// whole MiB.
 func (s *seed) metaSize() uint64 {
-	least := uint64(minMetaSingle)
+	least, n := uint64(minMetaSingle), copies(s.o.Meta)
 	if s.o.Meta&ondisk.BGDup != 0 {
 		least = minMetaDup
 	}
-	return min(max(s.size/10/copies(s.o.Meta)>>20<<20, least), maxMeta)
+	left := (s.size - min(s.size, reservedMinimum+systemSize*n+s.o.dataSize()*copies(s.o.Data))) / n
+	return max(min(s.size/10/n, left, maxMeta)>>20<<20, least)
 }
 
 // placeTrees gives every tree its block: the chunk tree in the SYSTEM chunk, the others in the METADATA chunk.
