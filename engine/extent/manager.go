@@ -65,6 +65,9 @@ type Manager struct {
 	refs atomic.Pointer[delayedref.Set] // of the running transaction
 	gen  atomic.Uint64                  // its generation
 
+	pastMu sync.Mutex       // leaf; guards past, and the replacement of refs against a reader of both
+	past   delayedref.Stats // of the transactions before
+
 	groupsMu sync.RWMutex
 	groups   tree.Map[uint64, *group] // by start; removed groups leave it at once
 
@@ -133,7 +136,10 @@ func (m *Manager) BeginTransaction(gen ondisk.Generation) {
 	if n := m.refs.Load().Len(); n != 0 {
 		panic("extent: a transaction begins while delayed refs of the one before are pending (I7)")
 	}
+	m.pastMu.Lock()
+	m.past = addRefStats(m.past, m.refs.Load().Stats())
 	m.refs.Store(delayedref.NewSet())
+	m.pastMu.Unlock()
 	m.gen.Store(uint64(gen))
 	m.updateGlobalReserve()
 	m.spaces[kindMetadata].settle()
@@ -142,8 +148,23 @@ func (m *Manager) BeginTransaction(gen ondisk.Generation) {
 // DelayedRefs returns the number of delayed-ref heads that are queued or being applied.
 func (m *Manager) DelayedRefs() int { return m.refs.Load().Len() }
 
-// RefStats returns the figures of the running transaction's delayed refs.
-func (m *Manager) RefStats() delayedref.Stats { return m.refs.Load().Stats() }
+// RefStats returns the figures of delayed refs since the file system was opened; Heads and Refs are those queued now.
+func (m *Manager) RefStats() delayedref.Stats {
+	m.pastMu.Lock()
+	defer m.pastMu.Unlock()
+	return addRefStats(m.past, m.refs.Load().Stats())
+}
+
+// addRefStats adds the counters of a finished transaction to those of the present one.
+func addRefStats(past, now delayedref.Stats) delayedref.Stats {
+	now.Queued += past.Queued
+	now.Merged += past.Merged
+	now.Run += past.Run
+	now.RefsRun += past.RefsRun
+	now.Dropped += past.Dropped
+	now.Canceled += past.Canceled
+	return now
+}
 
 // groupOf returns the block group that holds addr, nil if there is none.
 func (m *Manager) groupOf(addr uint64) *group {

@@ -89,6 +89,8 @@ func (c *commitRun) run() error {
 		}
 		c.db.stats.observe(s.phase, time.Since(began))
 	}
+	c.emit(trace.CommitCompleted, 0)
+	close(c.t.done) // last: who waited for the commit finds it counted
 	return nil
 }
 
@@ -208,7 +210,5 @@ func (c *commitRun) release() error {
 	db.committing = nil
 	db.durable = t.gen
 	db.mu.Unlock()
-	close(t.done)
-	c.emit(trace.CommitCompleted, 0)
 	return nil
 }
