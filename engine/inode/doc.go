@@ -24,7 +24,9 @@
 // in ascending order of the stripes, and the trees of one operation in ascending order of their ids. Writers hold them
 // exclusively for the length of one operation, readers of file data shared for the length of one read, so that the
 // extents a reader found are not freed and reused beneath it. Directory listings and look-ups hold none: each is one
-// search of the tree, and the tree's own locks are enough.
+// search of the tree, and the tree's own locks are enough. Inside its inode locks and around its handle each operation
+// holds the tree's gate shared; whoever makes the subvolume read-only, or deletes it, takes the gate exclusively and so
+// waits for the operations under way.
 //
 // # Where data goes
 //

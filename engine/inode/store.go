@@ -244,6 +244,8 @@ func (t *FileTree) checkWritable(ino ondisk.ObjectID, it *ondisk.InodeItem) erro
 		return t.at(ino, fserr.ErrInvalid)
 	case it.Flags()&ondisk.InodeROVerity != 0:
 		return fmt.Errorf("inode %d of tree %v is protected by fs-verity: %w", ino, t.id, errors.Join(fserr.ErrPerm, fserr.ErrReadOnly))
+	case it.Flags()&ondisk.InodeReadonly != 0:
+		return fmt.Errorf("inode %d of tree %v is read-only: %w", ino, t.id, fserr.ErrReadOnly)
 	case it.Flags()&ondisk.InodeImmutable != 0:
 		return fmt.Errorf("inode %d of tree %v is immutable: %w", ino, t.id, fserr.ErrPerm)
 	}
