@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -23,7 +22,6 @@ import (
 	"imgtool/engine/manifest"
 	"imgtool/engine/mkfs"
 	"imgtool/engine/ondisk"
-	"imgtool/engine/subvol"
 )
 
 func must(t testing.TB, err error) {
@@ -392,107 +390,4 @@ func TestSkip(t *testing.T) {
 	if got, want := strings.Join(asked, " "), "a b e a/x a/y b/c b/d b/d/w"; got != want {
 		t.Errorf("asked for %s; want %s", got, want)
 	}
-}
-
-// TestEverySize imports files of sizes around every boundary between 0 and 8,200 bytes, and asks the kernel for each.
-func TestEverySize(t *testing.T) {
-	src := t.TempDir()
-	content := make([]byte, 8200)
-	for i := range content {
-		content[i] = byte(i*7 + i>>8)
-	}
-	for n := 0; n <= len(content); n++ {
-		if near := n % 1024; n%29 == 0 || near <= 2 || near >= 1022 || n >= 8190 {
-			must(t, os.WriteFile(filepath.Join(src, fmt.Sprint(n)), content[:n], 0o644))
-		}
-	}
-	for _, nodesize := range []int{4096, 16384} {
-		fs, img := newImage(t, 200<<20, func(o *mkfs.Options) { o.NodeSize = nodesize })
-		importInto(t, fs, src, copytree.ImportOptions{TopAttrs: true})
-		ours := manifestOf(t, fs)
-		must(t, fs.Close())
-		if d := oracle.ManifestDiff(comparable(t, oracle.Manifest(t, src)), comparable(t, ours)); d != "" {
-			t.Error(d)
-		}
-		oracle.Check(t, img)
-		m := oracle.Mount(t, img, oracle.Opts("ro"))
-		oracle.Run(t, "diff", "-r", src, m.Dir)
-		m.Unmount()
-	}
-}
-
-// TestGoSource imports GOROOT/src and compares what the kernel shows, byte by byte and with all attributes.
-func TestGoSource(t *testing.T) {
-	src := goSource(t)
-	fs, img := newImage(t, 1<<30, nil)
-	importInto(t, fs, src, copytree.ImportOptions{TopAttrs: true})
-	ours := manifestOf(t, fs)
-	must(t, fs.Close())
-	oracle.Check(t, img)
-	m := oracle.Mount(t, img, oracle.Opts("ro"))
-	oracle.Run(t, "diff", "-r", src, m.Dir)
-	theirs := m.ManifestOf("")
-	m.Unmount()
-	if d := oracle.ManifestDiff(ours, theirs); d != "" {
-		t.Errorf("kernel and engine: %s", d)
-	}
-	if d := oracle.ManifestDiff(comparable(t, oracle.Manifest(t, src)), comparable(t, theirs)); d != "" {
-		t.Errorf("kernel and source: %s", d)
-	}
-}
-
-// TestParallelImports fills four subvolumes at the same time, with small transactions and commits and snapshots under
-// way.
-func TestParallelImports(t *testing.T) {
-	src := goSource(t)
-	img := filepath.Join(t.TempDir(), "fs.img")
-	o := engine.FormatOptions{Options: mkfs.Default(), Size: 1 << 30}
-	o.MaxDirty = 2 << 20
-	fs, err := engine.Format(t.Context(), img, o)
-	must(t, err)
-	parts := []string{"go", "net", "crypto", "encoding"}
-	var wg, snaps sync.WaitGroup
-	stop := make(chan struct{})
-	snaps.Go(func() {
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			default:
-			}
-			from := parts[i%len(parts)]
-			if _, err := fs.Snapshot(t.Context(), from, fmt.Sprintf("%s.%d", from, i), i%2 == 0); err != nil && !errors.Is(err, fserr.ErrNotFound) {
-				t.Errorf("snapshot: %v", err)
-				return
-			}
-		}
-	})
-	for _, part := range parts {
-		id, err := fs.CreateSubvolume(t.Context(), part, subvol.CreateOptions{})
-		must(t, err)
-		wg.Go(func() {
-			tree, err := fs.Subvolume(t.Context(), id)
-			if err == nil {
-				_, err = copytree.Import(t.Context(), tree, inode.RootDir, filepath.Join(src, part), copytree.ImportOptions{TopAttrs: true})
-			}
-			if err != nil {
-				t.Errorf("%s: %v", part, err)
-			}
-		})
-	}
-	wg.Wait()
-	close(stop)
-	snaps.Wait()
-	must(t, fs.Commit(t.Context()))
-	ours := manifestOf(t, fs)
-	must(t, fs.Close())
-	oracle.Check(t, img)
-	m := oracle.Mount(t, img, oracle.Opts("ro"))
-	for _, part := range parts {
-		oracle.Run(t, "diff", "-r", filepath.Join(src, part), m.Path(part))
-	}
-	if d := oracle.ManifestDiff(ours, m.ManifestOf("")); d != "" {
-		t.Error(d)
-	}
-	m.Unmount()
 }

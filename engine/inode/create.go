@@ -141,12 +141,21 @@ func (o *op) create(ctx context.Context, dir ondisk.ObjectID, name string, n *ne
 
 // insertInode inserts a new inode's items, which are neighbours, in one go.
 func (o *op) insertInode(ctx context.Context, ino, parent ondisk.ObjectID, index uint64, name string, n *newInode) error {
+	var few [3]Item
+	items, _ := o.inodeItems(few[:0], ino, parent, index, name, n)
+	if err := o.t.tree.InsertBatch(ctx, o.tx, items); err != nil {
+		return fmt.Errorf("new inode %d of tree %v: %w", ino, o.t.id, err)
+	}
+	return nil
+}
+
+// inodeItems appends the items of a new inode but for a file's extents, and returns the view of its INODE_ITEM.
+func (o *op) inodeItems(items []Item, ino, parent ondisk.ObjectID, index uint64, name string, n *newInode) ([]Item, *ondisk.InodeItem) {
 	buf := make([]byte, 0, ondisk.InodeItemSize+ondisk.InodeRefSize+len(name))
 	buf = appendRef(buf[:ondisk.InodeItemSize], index, []byte(name))
 	it := ondisk.AsInodeItem(buf)
 	o.fillInode(it, n)
-	var few [3]Item
-	items := append(few[:0], Item{Key: inodeKey(ino), Data: buf[:ondisk.InodeItemSize:ondisk.InodeItemSize]},
+	items = append(items, Item{Key: inodeKey(ino), Data: buf[:ondisk.InodeItemSize:ondisk.InodeItemSize]},
 		Item{Key: typeKey(ino, ondisk.InodeRefKey, uint64(parent)), Data: buf[ondisk.InodeItemSize:]})
 	if len(n.Xattrs) > 0 {
 		items = append(items, o.xattrItems(ino, n.Xattrs)...)
@@ -156,10 +165,7 @@ func (o *op) insertInode(ctx context.Context, ino, parent ondisk.ObjectID, index
 		it.SetNBytes(uint64(len(n.link)))
 		items = append(items, Item{Key: typeKey(ino, ondisk.ExtentDataKey, 0), Data: o.inlineItem([]byte(n.link))})
 	}
-	if err := o.t.tree.InsertBatch(ctx, o.tx, items); err != nil {
-		return fmt.Errorf("new inode %d of tree %v: %w", ino, o.t.id, err)
-	}
-	return nil
+	return items, it
 }
 
 func (o *op) fillInode(it *ondisk.InodeItem, n *newInode) {
