@@ -206,8 +206,15 @@ func (db *DB) loadNextSubvol(ctx context.Context) error {
 	return nil
 }
 
-// reclaim commits so that pinned space comes back. It is called before ENOSPC by callers that hold no handle.
-func (db *DB) reclaim(ctx context.Context) error { return db.Commit(ctx) }
+// reclaim commits so that pinned space comes back, and empty block groups go, even when nothing has changed since the
+// last commit. It is called before ENOSPC by callers that hold no handle.
+func (db *DB) reclaim(ctx context.Context) error {
+	h, err := db.Join(ctx)
+	if err != nil {
+		return err
+	}
+	return h.EndAndCommit(ctx)
+}
 
 // Close waits for the commits under way. It does not commit: what was not committed is gone, as at a power cut.
 func (db *DB) Close() error {
