@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -361,7 +362,11 @@ func (e engineTarget) doInode(o op) error {
 	case opTruncate:
 		return tree.Truncate(ctx, ino, o.n)
 	case opPunch:
-		return tree.PunchHole(ctx, ino, o.off, o.n)
+		now := ondisk.TimeOf(time.Now())
+		if err := tree.PunchHole(ctx, ino, o.off, o.n); err != nil {
+			return err
+		}
+		return tree.Utimes(ctx, ino, now, now) // as kernelTarget does, and why
 	case opFallocate:
 		return tree.Fallocate(ctx, ino, o.off, o.n, o.mode&unix.FALLOC_FL_KEEP_SIZE != 0)
 	case opReflink:
