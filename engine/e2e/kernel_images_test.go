@@ -47,7 +47,8 @@ func imageCases() []imageCase {
 	}
 	// A free-space cache of version 1 with the node size at which it is most common.
 	return append(list, imageCase{[]string{"-O", "^free-space-tree"}, "compress=zstd,space_cache=v1"},
-		imageCase{[]string{"-d", "dup", "-m", "dup"}, "nodatasum"}, imageCase{[]string{"-n", "4096"}, "nodatacow,max_inline=0"})
+		imageCase{[]string{"-d", "dup", "-m", "dup"}, "nodatasum"}, imageCase{[]string{"-n", "4096"}, "nodatacow,max_inline=0"},
+		imageCase{[]string{"-O", "quota"}, "compress=lzo"})
 }
 
 // TestKernelImages reads and changes images that mkfs.btrfs has made and the kernel has written. Without
