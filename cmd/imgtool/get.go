@@ -21,11 +21,13 @@ func (a *app) getCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "get [-r] IMAGE PATH DEST", Short: "copy a file or directory out of an image", Args: args(3, 3),
 		Long: `Copy the file PATH of the image to DEST on the host (- is standard output), or into DEST if that
-is a directory. With -r PATH is a directory that is copied with all that is in it.`,
+is a directory; a file that is there is replaced. With -r PATH is a directory that is copied with
+all that is in it. Data, holes, extended attributes, modes, times and, for root, owners are carried
+over; a symbolic link is copied as a link, and a device as a device.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, dest := cmd.Context(), args[2]
 			return a.read(ctx, args[0], func(s *session) error {
-				n, err := s.find(ctx, args[1], true)
+				n, err := s.find(ctx, args[1], recursive || dest == "-")
 				if err != nil {
 					return err
 				}
@@ -40,7 +42,7 @@ is a directory. With -r PATH is a directory that is copied with all that is in i
 				case n.isDir():
 					return &advice{fmt.Errorf("%s: %w", args[1], fserr.ErrIsDir), "-r copies a directory"}
 				}
-				return a.getFile(ctx, n, dest)
+				return a.getFile(ctx, s, n, dest)
 			})
 		},
 	}
@@ -48,28 +50,40 @@ is a directory. With -r PATH is a directory that is copied with all that is in i
 	return cmd
 }
 
-// getFile copies one file's content, mode and time.
-func (a *app) getFile(ctx context.Context, n *node, dest string) (err error) {
+// getFile copies one file. Into a device or pipe of the host goes its content.
+func (a *app) getFile(ctx context.Context, s *session, n *node, dest string) error {
+	if dest == "-" {
+		return getStream(ctx, n, a.out)
+	}
+	if st, err := os.Stat(dest); err == nil {
+		if !st.Mode().IsRegular() {
+			out, err := os.OpenFile(dest, os.O_WRONLY, 0)
+			if err != nil {
+				return err
+			}
+			return errors.Join(getStream(ctx, n, out), out.Close())
+		}
+		if dest, err = filepath.EvalSymlinks(dest); err != nil { // the file is replaced, not a link to it
+			return err
+		}
+	}
+	bar := a.progress("get "+filepath.Base(dest), n.item.Size())
+	defer bar.stop()
+	_, err := copytree.ExportFile(ctx, s.ns, n.Node, dest, copytree.ExportOptions{
+		Owners:   copytree.ExportOwners(),
+		Progress: func(p copytree.Progress) { bar.update(p.Bytes) }, Warn: a.warn,
+	})
+	return err
+}
+
+// getStream writes a regular file's content to a stream.
+func getStream(ctx context.Context, n *node, out io.Writer) error {
 	in, err := inode.OpenFile(ctx, n.Tree, n.Ino)
 	if err != nil {
 		return err
 	}
-	if dest == "-" {
-		_, err := io.Copy(a.out, in)
-		return err
-	}
-	mode := os.FileMode(n.item.Mode() & 0o777)
-	out, err := os.OpenFile(dest, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
-	if err != nil {
-		return err
-	}
-	bar := a.progress("get "+filepath.Base(dest), n.item.Size())
-	_, err = io.Copy(bar.writer(out), in)
-	bar.stop()
-	if err = errors.Join(err, out.Close()); err != nil {
-		return err
-	}
-	return os.Chtimes(dest, n.item.ATime().Time(), n.item.MTime().Time())
+	_, err = io.Copy(out, in)
+	return err
 }
 
 // getTree copies a directory to a new one on the host.

@@ -72,24 +72,3 @@ func (c *countingReader) Read(b []byte) (int, error) {
 	c.p.update(c.done)
 	return n, err
 }
-
-// writer counts what is written to out.
-func (p *progress) writer(out io.Writer) io.Writer {
-	if p == nil {
-		return out
-	}
-	return &countingWriter{out: out, p: p}
-}
-
-type countingWriter struct {
-	out  io.Writer
-	p    *progress
-	done uint64
-}
-
-func (c *countingWriter) Write(b []byte) (int, error) {
-	n, err := c.out.Write(b)
-	c.done += uint64(n)
-	c.p.update(c.done)
-	return n, err
-}

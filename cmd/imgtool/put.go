@@ -9,9 +9,10 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"syscall"
+	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"imgtool/engine/copytree"
 	"imgtool/engine/fserr"
@@ -24,8 +25,9 @@ func (a *app) putCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "put [-r] IMAGE SOURCE DEST", Short: "copy a file or directory of the host into an image", Args: args(3, 3),
 		Long: `Copy the host's file SOURCE (- is standard input) to DEST in the image, or into DEST if that is
-a directory; a file that is there is replaced. With -r SOURCE is a directory that is copied
-with all that is in it: data, holes, links, devices, extended attributes, owners, modes, times.`,
+a directory; a file that is there is replaced. With -r SOURCE is a directory that is copied with all that is in it.
+Data, holes, extended attributes, owners, modes and times are carried over; a symbolic link is
+copied as a link, and a device as a device.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, source := cmd.Context(), args[1]
 			return a.write(ctx, args[0], func(s *session) error {
@@ -79,22 +81,18 @@ func (a *app) putTree(ctx context.Context, s *session, source, dest string) erro
 
 // putFile copies one file, or standard input, over what may be there.
 func (a *app) putFile(ctx context.Context, s *session, source, dest string) error {
-	in, attr, length := io.Reader(&patient{ctx: ctx, in: a.in}), inode.Attr{Mode: 0o644}, int64(-1)
+	var size int64
 	if source != "-" {
-		f, err := os.Open(source)
-		if err != nil {
-			return err
-		}
-		defer f.Close() // only read
-		st, err := f.Stat()
+		st, err := os.Lstat(source)
 		if err != nil {
 			return err
 		}
 		if st.IsDir() {
 			return &advice{fmt.Errorf("%s: %w", source, fserr.ErrIsDir), "-r copies a directory"}
 		}
-		in, length = f, st.Size()
-		attr = hostAttr(st)
+		if st.Mode().IsRegular() {
+			size = st.Size()
+		}
 	}
 	d, err := s.findParent(ctx, dest)
 	if err != nil {
@@ -103,36 +101,70 @@ func (a *app) putFile(ctx context.Context, s *session, source, dest string) erro
 	if e, err := d.tree.Lookup(ctx, d.dir, d.name); err == nil && e.Type != ondisk.FTReg {
 		return fmt.Errorf("%s: not a regular file: %w", dest, fs.ErrExist)
 	}
-	bar := a.progress("put "+source, uint64(max(length, 0)))
+	bar := a.progress("put "+source, uint64(size))
 	defer bar.stop()
-	if err := s.putAt(ctx, d, bar.reader(in), length, attr); err != nil {
+	err = s.putAt(ctx, d, func(tmp string) error {
+		if source == "-" {
+			return putStream(ctx, d, tmp, bar.reader(&patient{ctx: ctx, in: a.in}))
+		}
+		if stream, err := openStream(source); stream != nil || err != nil {
+			if err != nil {
+				return err
+			}
+			defer stream.Close() // only read
+			return putStream(ctx, d, tmp, bar.reader(&patient{ctx: ctx, in: stream}))
+		}
+		_, err := copytree.ImportFile(ctx, d.tree, d.dir, tmp, source, copytree.ImportOptions{
+			Progress: func(p copytree.Progress) { bar.update(p.Bytes) },
+		})
+		return err
+	})
+	if err != nil {
 		return fmt.Errorf("%s: %w", dest, err)
 	}
 	return nil
 }
 
-// putAt writes a new file and only then gives it its name, from whoever may have it: a large file takes more than one
-// commit, and if it fails after the first, the old file must still be there.
-func (s *session) putAt(ctx context.Context, d place, in io.Reader, length int64, attr inode.Attr) (err error) {
-	began := s.DB().Durable()
-	tmp := fmt.Sprintf(".imgtool-put-%x", rand.Uint64())
-	ino, err := d.tree.Create(ctx, d.dir, tmp, attr)
+// openStream opens what a link leads to that stands for an open file of a process, as the shell's <(...) and /dev/stdin
+// do, and returns nil for anything else.
+func openStream(source string) (*os.File, error) {
+	target, err := os.Readlink(source)
+	if err != nil {
+		return nil, nil // no link
+	}
+	var st unix.Statfs_t
+	if dir := filepath.Dir(source); unix.Statfs(dir, &st) == nil && st.Type == unix.PROC_SUPER_MAGIC ||
+		strings.HasPrefix(target, "/proc/self/fd/") {
+		return os.Open(source)
+	}
+	return nil, nil
+}
+
+// putStream makes a file of what in gives.
+func putStream(ctx context.Context, d place, name string, in io.Reader) error {
+	ino, err := d.tree.Create(ctx, d.dir, name, inode.Attr{Mode: 0o644})
 	if err != nil {
 		return err
 	}
+	_, err = d.tree.CopyFrom(ctx, ino, 0, in, -1)
+	return err
+}
+
+// putAt makes a new file and only then gives it its name, from whoever may have it: a large file takes more than one
+// commit, and if it fails after the first, the old file must still be there.
+func (s *session) putAt(ctx context.Context, d place, fill func(tmp string) error) (err error) {
+	began := s.DB().Durable()
+	tmp := fmt.Sprintf(".imgtool-put-%x", rand.Uint64())
 	defer func() {
 		if err != nil && s.DB().Err() == nil && s.DB().Durable() != began {
 			ctx := context.WithoutCancel(ctx)
-			err = errors.Join(err, d.tree.Unlink(ctx, d.dir, tmp), s.Commit(ctx))
+			if uerr := d.tree.Unlink(ctx, d.dir, tmp); !errors.Is(uerr, fs.ErrNotExist) { // it may not have come to be
+				err = errors.Join(err, uerr, s.Commit(ctx))
+			}
 		}
 	}()
-	if _, err := d.tree.CopyFrom(ctx, ino, 0, in, length); err != nil {
+	if err := fill(tmp); err != nil {
 		return err
-	}
-	if attr.Times != nil {
-		if err := d.tree.Utimes(ctx, ino, attr.Times.Access, attr.Times.Modify); err != nil {
-			return err
-		}
 	}
 	return d.tree.Rename(ctx, d.dir, tmp, d.dir, d.name, inode.RenameReplace)
 }
@@ -173,18 +205,5 @@ func (p *patient) Read(b []byte) (int, error) {
 		return n, r.err
 	case <-p.ctx.Done():
 		return 0, p.ctx.Err()
-	}
-}
-
-// hostAttr takes over mode, owner and times of a file of the host.
-func hostAttr(st fs.FileInfo) inode.Attr {
-	sys := st.Sys().(*syscall.Stat_t)
-	spec := func(t syscall.Timespec) ondisk.Timespec {
-		return ondisk.Timespec{Sec: int64(t.Sec), Nsec: uint32(t.Nsec)}
-	}
-	access, modify, change := spec(sys.Atim), spec(sys.Mtim), spec(sys.Ctim)
-	return inode.Attr{
-		Mode: sys.Mode & ondisk.ModePerm, UID: sys.Uid, GID: sys.Gid,
-		Times: &inode.Times{Access: access, Modify: modify, Change: change, Birth: modify},
 	}
 }

@@ -1,5 +1,5 @@
 // Package copytree copies directories between the host and a file system image: Import for mkfs --rootdir and put -r,
-// Export for get -r.
+// Export for get -r. ImportFile and ExportFile do the same for one file, for put and get.
 //
 // # Import
 //

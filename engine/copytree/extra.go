@@ -54,15 +54,11 @@ func (im *importer) times(ctx context.Context, ino ondisk.ObjectID, st *unix.Sta
 
 // fill copies the content of a large or sparse file.
 func (im *importer) fill(ctx context.Context, x *extra) error {
-	fd, err := openNoAtime(x.src.dir.fd, x.name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_CLOEXEC|unix.O_NONBLOCK)
+	f, err := x.open()
 	if err != nil {
-		return &fs.PathError{Op: "open", Path: x.name, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), x.src.dir.join(x.name))
-	defer f.Close()
-	if err := sameFile(fd, &x.src.st); err != nil {
 		return err
 	}
+	defer f.Close() // only read
 	end, err := im.segments(ctx, x, f)
 	if err != nil {
 		return err
