@@ -38,6 +38,7 @@ func (m *Manager) AllocTreeBlock(ctx context.Context, _ btree.Txn, r btree.Alloc
 	if err != nil {
 		return 0, err
 	}
+	m.treeSizes.add(r.Owner, int64(m.nodesize))
 	return ondisk.Logical(addr), nil
 }
 
@@ -51,6 +52,7 @@ func (m *Manager) DropTreeBlock(ctx context.Context, tx btree.Txn, d btree.DropR
 	if err := set.Drop(addr, m.nodesize, treeRef(d.Owner, d.Parent, d.Level), delayedref.DropOptions{Born: uint64(d.Born)}); err != nil {
 		return false, err
 	}
+	m.treeSizes.add(d.Owner, -int64(m.nodesize))
 	if d.Born != tx.Generation() || d.Written {
 		return false, nil
 	}

@@ -18,6 +18,7 @@ func (m *Manager) Load(ctx context.Context) error {
 		if err := t.Load(ctx); err != nil { // so that each has a commit root
 			return fmt.Errorf("load %v: %w", t.ID(), err)
 		}
+		m.treeSizes.load(ctx, m.trees.Root(), t, int(m.nodesize))
 	}
 	if err := m.loadDevices(ctx); err != nil {
 		return fmt.Errorf("load devices: %w", err)

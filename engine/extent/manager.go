@@ -90,6 +90,7 @@ type Manager struct {
 
 	globalSize atomic.Uint64 // bytes of the global reserve, see reserve.go
 	treesSize  atomic.Uint64 // bytes of the trees that the Manager keeps, as the transaction began
+	treeSizes  treeSizes     // of each of them, now
 }
 
 // The kinds of space, in the order of pin.Extent.Kind.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"imgtool/engine/btree"
 	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
 )
@@ -150,15 +149,20 @@ func (m *Manager) metadataFor(kind ReserveKind) uint64 {
 }
 
 // commitNeed is how much metadata the commit of the running transaction may still take: a few paths for root items and
-// the like; for each change that is queued a copy of the leaf that it goes to, in the extent tree and in one other tree,
-// which in all cannot be more than those trees have, and again for their growth.
+// the like; for each change that is queued a copy of the leaf that it goes to, in the extent, free-space and csum tree;
+// and again for their growth, two items of which half-full leaves are made. The copies cannot be more than those trees
+// had blocks when the transaction began, since a block is copied once.
 func (m *Manager) commitNeed() uint64 {
 	queued := uint64(m.DelayedRefs())
 	for _, sp := range m.spaces {
 		queued += uint64(max(0, sp.notes.Load()))
 	}
-	return m.ItemBytes(commitItems) + min(2*queued*m.nodesize, 2*m.treesSize.Load()) + queued*m.nodesize/32
+	return m.ItemBytes(commitItems) + min(3*queued*m.nodesize, m.treesSize.Load()) + queued*max(m.nodesize/32, growthBytes)
 }
+
+// growthBytes is what a queued change adds to the trees: an extent item with a data reference (25 + 53 bytes) and an
+// item of free space (25 bytes), in leaves that a split has left half empty.
+const growthBytes = 2 * (25 + 53 + 25)
 
 // commitItems is how many items of other trees the commit itself may change.
 const commitItems = 8
@@ -195,29 +199,9 @@ func (m *Manager) metadataShort(keep uint64) uint64 {
 func (m *Manager) updateGlobalReserve() {
 	need := uint64(0)
 	for _, t := range m.ownTrees() {
-		need += m.treeBytes(t)
+		need += m.treeSizes.of(t, m.nodesize)
 	}
 	m.treesSize.Store(need)
 	size := uint64(m.spaces[kindMetadata].size.Load())
 	m.globalSize.Store(min(max(2*need, m.ItemBytes(20)), max(need, size/8), 512<<20, size/4))
-}
-
-// treeBytes estimates the size of a tree from its root: children of the root are taken as nearly full.
-func (m *Manager) treeBytes(t *btree.Tree) uint64 {
-	root := t.CommitRootBuffer()
-	if root == nil {
-		return m.nodesize
-	}
-	b := root.Block()
-	blocks, fan := uint64(1), uint64(ondisk.MaxPtrs(int(m.nodesize))*5/6)
-	width := uint64(1)
-	for level := int(b.Level()); level > 0; level-- {
-		if level == int(b.Level()) {
-			width = uint64(b.NrItems())
-		} else {
-			width *= fan
-		}
-		blocks += width
-	}
-	return blocks * m.nodesize
 }
