@@ -58,6 +58,11 @@ var signatures = []signature{
 
 // checkForeign refuses a device that holds something. The error matches fserr.ErrExist and names what and where.
 func checkForeign(ctx context.Context, dev disk.Device) error {
+	// Most lie in the front, which is read at once.
+	front := make([]byte, min(128<<10, dev.Size()))
+	if _, err := dev.ReadAt(ctx, front, 0); err != nil {
+		return fmt.Errorf("looking for an older file system: %w", err)
+	}
 	for _, s := range signatures {
 		at := s.offset
 		if at < 0 {
@@ -67,7 +72,9 @@ func checkForeign(ctx context.Context, dev disk.Device) error {
 			continue
 		}
 		buf := make([]byte, len(s.magic))
-		if _, err := dev.ReadAt(ctx, buf, at); err != nil {
+		if at+int64(len(buf)) <= int64(len(front)) {
+			copy(buf, front[at:])
+		} else if _, err := dev.ReadAt(ctx, buf, at); err != nil {
 			return fmt.Errorf("looking for an older file system: %w", err)
 		}
 		if bytes.Equal(buf, s.magic) {
