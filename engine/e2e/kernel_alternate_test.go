@@ -154,8 +154,8 @@ func (a *alternation) both(target opTarget, who int, o op) {
 	} else if got != nil && !slices.Contains(refusals, got) {
 		a.t.Fatalf("%v: %v", o, got)
 	}
-	// Of two reasons to refuse, the kernel always gives the read-only snapshot.
-	if got != want && !(got != nil && want == error(unix.EROFS)) {
+	// Of several reasons to refuse, the kernel gives the read-only snapshot first and the other subvolume last.
+	if got != want && (got == nil || want == nil || want != error(unix.EROFS) && got != error(unix.EXDEV)) {
 		a.t.Fatalf("%v: %s says %v, on the shadow the kernel says %v", o, []string{"engine", "kernel"}[who], got, want)
 	}
 	a.log = append(a.log, fmt.Sprintf("%v: %v", o, got))
