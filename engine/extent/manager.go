@@ -42,6 +42,9 @@ type Options struct {
 	// Reclaim commits the running transaction, so that pinned space comes back. It is called before ENOSPC, by callers
 	// that hold no handle and no lock. May be nil.
 	Reclaim func(context.Context) error
+	// Settle runs the delayed refs of the running transaction, if there is one, with RunDelayedRefs. It is called before
+	// Reclaim, by the same callers. May be nil.
+	Settle func(context.Context) error
 }
 
 // Manager owns the space of one file system. It implements btree.Allocator. Safe for concurrent use; the methods that
@@ -54,6 +57,7 @@ type Manager struct {
 	trees   Trees
 	discard bool
 	reclaim func(context.Context) error
+	settle  func(context.Context) error
 
 	nodesize  uint64
 	skinny    bool
@@ -115,7 +119,7 @@ func kindOf(flags uint64) int {
 // New returns a Manager that knows no block groups yet; Load reads them.
 func New(o Options) *Manager {
 	m := &Manager{
-		volume: o.Volume, cache: o.Cache, pin: o.Pin, tracer: o.Tracer, trees: o.Trees, discard: o.Discard, reclaim: o.Reclaim,
+		volume: o.Volume, cache: o.Cache, pin: o.Pin, tracer: o.Tracer, trees: o.Trees, discard: o.Discard, reclaim: o.Reclaim, settle: o.Settle,
 		nodesize: uint64(o.Super.NodeSize()),
 		skinny:   o.Super.HasIncompat(ondisk.IncompatSkinnyMetadata),
 		csumType: o.Super.Checksum(),

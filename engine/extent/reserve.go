@@ -72,9 +72,16 @@ func (m *Manager) ReserveData(ctx context.Context, n uint64) (Reservation, error
 // moves the last blocks out of a group, and the third removes it.
 const reclaimTries = 3
 
+// A reservation of metadata first has queued changes applied, if there are more than settleAbove: what they take is then
+// known, and mostly much less than what has to be kept for them. settleTries is how often, since others queue more.
+const (
+	settleTries = 2
+	settleAbove = 16
+)
+
 // reserve promises n bytes of a space, of which limit tells the bytes that this caller may count on.
 func (m *Manager) reserve(ctx context.Context, sp *space, n uint64, limit func() uint64) (Reservation, error) {
-	tries := 0
+	tries, runs := 0, 0
 	for {
 		since := m.pin.Changed()
 		if sp.promise(n, limit()) {
@@ -82,6 +89,13 @@ func (m *Manager) reserve(ctx context.Context, sp *space, n uint64, limit func()
 		}
 		if err := ctx.Err(); err != nil {
 			return Reservation{}, context.Cause(ctx)
+		}
+		if m.settle != nil && sp.kind == kindMetadata && runs < settleTries && m.queued() > settleAbove {
+			runs++
+			if err := m.settle(ctx); err != nil {
+				return Reservation{}, err
+			}
+			continue
 		}
 		if m.reclaim != nil && tries < reclaimTries && m.reclaimable(sp) {
 			tries++
@@ -153,11 +167,17 @@ func (m *Manager) metadataFor(kind ReserveKind) uint64 {
 // and again for their growth, two items of which half-full leaves are made. The copies cannot be more than those trees
 // had blocks when the transaction began, since a block is copied once.
 func (m *Manager) commitNeed() uint64 {
-	queued := uint64(m.DelayedRefs())
-	for _, sp := range m.spaces {
-		queued += uint64(max(0, sp.notes.Load()))
-	}
+	queued := m.queued()
 	return m.ItemBytes(commitItems) + min(3*queued*m.nodesize, m.treesSize.Load()) + queued*max(m.nodesize/32, growthBytes)
+}
+
+// queued is how many changes the commit will have to apply to the Manager's own trees.
+func (m *Manager) queued() uint64 {
+	n := uint64(m.DelayedRefs())
+	for _, sp := range m.spaces {
+		n += uint64(max(0, sp.notes.Load()))
+	}
+	return n
 }
 
 // growthBytes is what a queued change adds to the trees: an extent item with a data reference (25 + 53 bytes) and an

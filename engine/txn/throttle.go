@@ -1,6 +1,11 @@
 package txn
 
-import "context"
+import (
+	"context"
+	"errors"
+
+	"imgtool/engine/fserr"
+)
 
 // Bounds of what one transaction gathers in memory before its commit is asked for. Beyond maxDirty a handle's end asks
 // for a commit; beyond twice that, Start waits until the commit under way is done, so dirty metadata is bounded by
@@ -42,4 +47,21 @@ func (db *DB) throttle(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// settleRefs runs the delayed refs of the running transaction before a reservation gives up on it. Like the commit it
+// is not cancelled half way, and a failure aborts.
+func (db *DB) settleRefs(ctx context.Context) error {
+	h, err := db.Attach(ctx)
+	if errors.Is(err, fserr.ErrNoTransaction) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := db.extents.RunDelayedRefs(ctx, h, -1); err != nil {
+		db.Abort(err)
+	}
+	return h.End(ctx)
 }
