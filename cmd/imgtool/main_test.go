@@ -73,8 +73,8 @@ func btrfsCheck(img string) error {
 	return nil
 }
 
-// check is the word check of the scripts for other tests.
-func check(t *testing.T, img string) {
+// checkImage is the word check of the scripts for other tests.
+func checkImage(t *testing.T, img string) {
 	t.Helper()
 	if btrfsProgs() == "" {
 		t.Skip("oracle missing: no btrfs on this machine; run .ci/deps.sh")

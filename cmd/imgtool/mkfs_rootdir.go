@@ -152,9 +152,13 @@ func (r *rootdir) copy(ctx context.Context, s *session, im *mkfsImported, bar *p
 		return err
 	}
 	before := *im
+	image := inside(r.dir, s.Name())
 	p, err := copytree.Import(ctx, tree, inode.RootDir, filepath.Join(r.dir, filepath.FromSlash(at)), copytree.ImportOptions{
 		TopAttrs: true,
 		Skip: func(rel string) bool {
+			if path.Join(at, rel) == image {
+				return true
+			}
 			return slices.ContainsFunc(r.subvols, func(s subvolFlag) bool { return s.path == path.Join(at, rel) })
 		},
 		Progress: func(p copytree.Progress) { bar.update(before.Bytes + p.Bytes) },

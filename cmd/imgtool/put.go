@@ -73,8 +73,10 @@ func (a *app) putTree(ctx context.Context, s *session, source, dest string) erro
 	}
 	bar := a.progress("put "+source, 0)
 	defer bar.stop()
+	image := inside(source, s.Name())
 	_, err = copytree.Import(ctx, d.tree, ino, source, copytree.ImportOptions{
 		TopAttrs: true, Progress: func(p copytree.Progress) { bar.update(p.Bytes) },
+		Skip: func(rel string) bool { return rel == image },
 	})
 	return err
 }

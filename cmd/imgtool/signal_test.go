@@ -69,7 +69,7 @@ func TestCancel(t *testing.T) {
 	if out := imgtool(t, "ls", img); out != "" {
 		t.Errorf("ls: %q", out)
 	}
-	check(t, img)
+	checkImage(t, img)
 }
 
 // TestSecondSignal: who does not want to wait for the clean stop sends another signal. The program is in a write to the
