@@ -94,7 +94,7 @@ func everything(t *testing.T, dir string) {
 		_, err := sparse.WriteAt(pattern(5000), at)
 		must(t, err)
 	}
-	must(t, sparse.Truncate(64 << 20))
+	must(t, sparse.Truncate(64<<20))
 	must(t, sparse.Close())
 	must(t, unix.Mkfifo(sub("special/fifo"), 0o600))
 	must(t, unix.Mknod(sub("special/null"), unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3))))
