@@ -140,6 +140,10 @@ func (fs *FS) close() error {
 	aborted := fs.db.Err() != nil
 	errs := []error{fs.db.Close()}
 	fs.ordered.Close()
+	if !aborted && !fs.ReadOnly() {
+		// The mirrors of the last commit's super are written behind its flush.
+		errs = append(errs, fs.volume.Flush(context.Background()))
+	}
 	// An aborted transaction leaves buffers behind that nobody will write; only of a sound one is every leak a bug.
 	if err := fs.cache.Close(); err != nil && !aborted {
 		errs = append(errs, err)
