@@ -31,7 +31,7 @@ var layers = [][]string{
 	{"bench", "engine/e2e"},
 	{"engine"},
 	{"engine/metrics"},
-	{"engine/check"},
+	{"engine/check", "engine/scrub"},
 	{"engine/copytree", "engine/manifest"},
 	{"engine/mkfs"},
 	{"engine/send", "engine/receive"},
