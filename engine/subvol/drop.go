@@ -183,7 +183,7 @@ func (d *dropper) block(ctx context.Context, p place) error {
 	}
 	full := flags&ondisk.ExtentFlagFullBackref != 0
 	if refs > 1 {
-		return d.shared(ctx, p, full)
+		return d.shared(ctx, p)
 	}
 	buf, err := d.read(ctx, p)
 	if err != nil {
@@ -200,30 +200,37 @@ func (d *dropper) block(ctx context.Context, p place) error {
 	return d.free(ctx, p, buf, true)
 }
 
-// shared lets go of a block that others refer to as well. The block is locked meanwhile: the others may be COWing it,
-// and then it is the lock that says who converts its references.
-func (d *dropper) shared(ctx context.Context, p place, full bool) error {
-	born := ondisk.Generation(d.root.Key.Offset)
-	if p.gen > born && (p.level > 0 || !full) {
-		buf, err := d.read(ctx, p)
-		if err != nil {
-			return err
-		}
-		defer buf.Release()
-		buf.Lock()
-		refs, _, err := d.db.Extents().ExtentInfo(ctx, d.h, p.addr, p.level)
-		if err == nil && refs > 1 {
-			err = d.convert(ctx, buf)
-		}
-		buf.Unlock()
-		if err != nil {
-			return err
-		}
-		if refs <= 1 { // the others went meanwhile: it is ours alone now
-			return d.block(ctx, p)
+// shared lets go of a block that others refer to as well. The block is locked from the look at its references until ours
+// is dropped, as a COW by the others has it locked: whoever goes last must see that he does, since he drops what the
+// block points to.
+func (d *dropper) shared(ctx context.Context, p place) error {
+	buf, err := d.read(ctx, p)
+	if err != nil {
+		return err
+	}
+	defer buf.Release()
+	last, err := d.leave(ctx, p, buf)
+	if err == nil && last { // the others went meanwhile: it is ours alone now
+		err = d.block(ctx, p)
+	}
+	return err
+}
+
+// leave drops the reference on a shared block, unless it is the last one.
+func (d *dropper) leave(ctx context.Context, p place, buf *extbuf.Buffer) (last bool, err error) {
+	buf.Lock()
+	defer buf.Unlock()
+	refs, flags, err := d.db.Extents().ExtentInfo(ctx, d.h, p.addr, p.level)
+	if err != nil || refs <= 1 {
+		return true, err
+	}
+	full := flags&ondisk.ExtentFlagFullBackref != 0
+	if p.gen > ondisk.Generation(d.root.Key.Offset) && (p.level > 0 || !full) {
+		if err := d.convert(ctx, buf); err != nil {
+			return false, err
 		}
 	}
-	return d.free(ctx, p, nil, false)
+	return false, d.free(ctx, p, nil, false)
 }
 
 // convert rewrites the references that a shared block of this tree's making holds on its children into shared ones,
