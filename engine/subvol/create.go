@@ -52,16 +52,7 @@ func (m *Manager) Create(ctx context.Context, p Place, o CreateOptions) (ondisk.
 }
 
 func (m *Manager) create(ctx context.Context, h *txn.Handle, parent *inode.FileTree, p Place, id ondisk.TreeID, o CreateOptions) error {
-	now := ondisk.TimeOf(m.db.Now())
-	item := ondisk.NewRootItem(m.db.Cache().NodeSize())
-	item.Inode().SetFlags(ondisk.InodeRootInit)
-	item.SetRootDirID(ondisk.FirstFreeObjectID)
-	item.SetUUID(ondisk.NewUUID())
-	item.SetCTransID(h.Generation())
-	item.SetOTransID(h.Generation())
-	item.SetCTime(now)
-	item.SetOTime(now)
-	item.SetBytesUsed(0) // NewRoot counts the first leaf
+	item := m.newItem(h)
 	root, err := m.db.NewRoot(ctx, h, id, *item)
 	if err != nil {
 		return err
@@ -82,4 +73,19 @@ func (m *Manager) create(ctx context.Context, h *txn.Handle, parent *inode.FileT
 		return err
 	}
 	return m.addUUID(ctx, h, item.UUID(), ondisk.UUIDKeySubvol, id)
+}
+
+// newItem is the root item of a new, empty subvolume.
+func (m *Manager) newItem(h *txn.Handle) *ondisk.RootItem {
+	now := ondisk.TimeOf(m.db.Now())
+	item := ondisk.NewRootItem(m.db.Cache().NodeSize())
+	item.Inode().SetFlags(ondisk.InodeRootInit)
+	item.SetRootDirID(ondisk.FirstFreeObjectID)
+	item.SetUUID(ondisk.NewUUID())
+	item.SetCTransID(h.Generation())
+	item.SetOTransID(h.Generation())
+	item.SetCTime(now)
+	item.SetOTime(now)
+	item.SetBytesUsed(0) // NewRoot counts the first leaf
+	return item
 }

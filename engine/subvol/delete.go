@@ -147,6 +147,9 @@ func (m *Manager) orphans(ctx context.Context) ([]ondisk.TreeID, error) {
 		return nil, err
 	}
 	for _, id := range named {
+		if m.incoming.has(id) {
+			continue // not dead but unborn
+		}
 		root, err := m.db.AnyRoot(ctx, id)
 		if errors.Is(err, fserr.ErrNotFound) {
 			err = m.removeOrphan(ctx, id)

@@ -8,6 +8,9 @@
 // is copied under the new id, everything below is shared. A deletion has two parts: Delete takes the entry and the
 // references away and leaves an orphan item; Drop then takes the tree apart, in many transactions if it must, and
 // survives crashes.
+//
+// A subvolume that is received takes many transactions too. Until it is complete it is an Incoming, which a crash makes a
+// deleted one.
 package subvol
 
 import (
@@ -22,6 +25,8 @@ import (
 type Manager struct {
 	db    *txn.DB
 	trees func(ctx context.Context, id ondisk.TreeID) (*inode.FileTree, error)
+
+	incoming incomings
 }
 
 // New returns a Manager. trees opens the file tree of a subvolume; the same id must always give the same *FileTree, for

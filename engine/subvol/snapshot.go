@@ -133,13 +133,17 @@ type pendingSnapshot struct {
 	dest *inode.FileTree
 	id   ondisk.TreeID
 	err  error
+	// hidden makes it an Incoming: no entry (dest is not set), no references, no UUID items, and an orphan item.
+	hidden bool
 }
 
 // Apply makes the snapshot, in COMMIT_DOING: no writer is left, and the commit's own handle changes the trees.
 func (p *pendingSnapshot) Apply(ctx context.Context, h *txn.Handle) error {
-	if err := p.dest.CheckNewEntry(ctx, p.spec.Dest.Dir, p.spec.Dest.Name); err != nil {
-		p.err = err // two pending ones of one name: the first has it
-		return nil
+	if !p.hidden {
+		if err := p.dest.CheckNewEntry(ctx, p.spec.Dest.Dir, p.spec.Dest.Name); err != nil {
+			p.err = err // two pending ones of one name: the first has it
+			return nil
+		}
 	}
 	if it := p.src.Snapshot(); it.Refs() == 0 {
 		p.err = fmt.Errorf("the source was deleted: %w", fserr.ErrNotFound)
@@ -149,16 +153,23 @@ func (p *pendingSnapshot) Apply(ctx context.Context, h *txn.Handle) error {
 	if err != nil {
 		return fmt.Errorf("snapshot %s of %d: %w", p.spec.Dest.Name, p.spec.Source, err)
 	}
-	index, err := p.dest.AddSubvolEntry(ctx, h, p.spec.Dest.Dir, p.spec.Dest.Name, p.id)
-	if err != nil {
-		return err
-	}
-	if err := p.m.addRootRef(ctx, h, p.spec.Dest, p.id, index); err != nil {
-		return err
+	if !p.hidden {
+		if err := p.link(ctx, h); err != nil {
+			return err
+		}
 	}
 	trace.Emit(p.m.db.Tracer(), trace.Event{Kind: trace.PendingOpApplied, Gen: uint64(h.Generation()), Root: uint64(p.id),
 		Bytenr: uint64(addr), Note: p.spec.Dest.Name})
 	return nil
+}
+
+// link makes the snapshot's entry and the references that belong to it.
+func (p *pendingSnapshot) link(ctx context.Context, h *txn.Handle) error {
+	index, err := p.dest.AddSubvolEntry(ctx, h, p.spec.Dest.Dir, p.spec.Dest.Name, p.id)
+	if err != nil {
+		return err
+	}
+	return p.m.addRootRef(ctx, h, p.spec.Dest, p.id, index)
 }
 
 // copyRoot copies the source's root block under the new id and inserts the ROOT_ITEM. From here on every block of the
@@ -187,6 +198,9 @@ func (p *pendingSnapshot) copyRoot(ctx context.Context, h *txn.Handle) (ondisk.L
 	key := ondisk.Key{ObjectID: ondisk.ObjectID(p.id), Type: ondisk.RootItemKey, Offset: uint64(gen)}
 	if err := p.m.db.RootTree().Insert(ctx, h, key, item[:]); err != nil {
 		return 0, err
+	}
+	if p.hidden {
+		return addr, p.m.db.RootTree().Put(ctx, h, orphanKey(p.id), nil)
 	}
 	if err := p.m.addUUID(ctx, h, item.UUID(), ondisk.UUIDKeySubvol, p.id); err != nil {
 		return 0, err
@@ -222,5 +236,8 @@ func (p *pendingSnapshot) item(h *txn.Handle, addr ondisk.Logical, level uint8) 
 	it.SetDropLevel(0)
 	it.SetOTransID(gen)
 	it.SetOTime(ondisk.TimeOf(p.m.db.Now()))
+	if p.hidden {
+		hide(&it)
+	}
 	return &it
 }

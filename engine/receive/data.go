@@ -1,0 +1,219 @@
+package receive
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"imgtool/engine/fserr"
+	"imgtool/engine/inode"
+	"imgtool/engine/inode/compress"
+	"imgtool/engine/ondisk"
+	"imgtool/engine/sendstream"
+)
+
+// gatherMax is how many bytes of neighbouring writes are gathered before they are written.
+const gatherMax = 4 << 20
+
+// gather holds data of one file that has not been written yet. Every other command, and a write that does not follow,
+// writes it first.
+type gather struct {
+	path string
+	ino  ondisk.ObjectID
+	off  int64
+	buf  []byte
+}
+
+// offset is a number that can be an offset in a file, or its size.
+func offset(c *sendstream.Command, t sendstream.AttrType) (int64, error) {
+	v := c.Uint(t)
+	if v > math.MaxInt64 {
+		return 0, fmt.Errorf("%v %d: %w", t, v, fserr.ErrFileTooBig)
+	}
+	return int64(v), nil
+}
+
+// write gathers a piece of data.
+func (r *receiver) write(ctx context.Context, c *sendstream.Command) error {
+	off, err := offset(c, sendstream.AttrFileOffset)
+	if err != nil {
+		return err
+	}
+	data, path := c.Bytes(sendstream.AttrData), c.Bytes(sendstream.AttrPath)
+	g := &r.gather
+	if len(g.buf) > 0 && (string(path) != g.path || g.off+int64(len(g.buf)) != off || len(g.buf)+len(data) > gatherMax) {
+		if err := r.flush(ctx); err != nil {
+			return err
+		}
+	}
+	if len(g.buf) == 0 {
+		if g.ino, err = r.paths.inode(ctx, string(path)); err != nil {
+			return err
+		}
+		g.path, g.off = string(path), off
+	}
+	g.buf = append(g.buf, data...)
+	return nil
+}
+
+// flush writes what has been gathered.
+func (r *receiver) flush(ctx context.Context) error {
+	g := &r.gather
+	if len(g.buf) == 0 {
+		return nil
+	}
+	data := g.buf
+	g.buf = g.buf[:0]
+	if _, err := r.sub.Tree.WriteAt(ctx, g.ino, data, g.off); err != nil {
+		return fmt.Errorf("write %q: %w", g.path, err)
+	}
+	return nil
+}
+
+// clone shares data of another file, of this subvolume or another.
+func (r *receiver) clone(ctx context.Context, ino ondisk.ObjectID, c *sendstream.Command) error {
+	id, path := ondisk.UUID(c.UUID(sendstream.AttrCloneUUID)), c.String(sendstream.AttrClonePath)
+	src := r.sources[id]
+	if src == nil {
+		in, err := r.fs.Subvols().FindSent(ctx, id, ondisk.Generation(c.Uint(sendstream.AttrCloneCTransID)))
+		if err != nil {
+			return fmt.Errorf("clone source, receive it first: %w", err)
+		}
+		tree, err := r.fs.Subvolume(ctx, in.ID)
+		if err != nil {
+			return err
+		}
+		src = newPaths(tree)
+		if in.Readonly {
+			r.sources[id] = src // one that can be changed is looked at afresh each time
+		}
+	}
+	from, err := src.inode(ctx, path)
+	if err != nil {
+		return fmt.Errorf("clone from %q: %w", path, err)
+	}
+	var v [3]int64
+	for i, t := range []sendstream.AttrType{sendstream.AttrFileOffset, sendstream.AttrCloneOffset, sendstream.AttrCloneLen} {
+		if v[i], err = offset(c, t); err != nil {
+			return err
+		}
+	}
+	if v[2] == 0 {
+		return nil
+	}
+	return r.sub.Tree.CloneRange(ctx, inode.Clone{Src: src.tree, SrcIno: from, SrcOff: v[1], N: v[2], Ino: ino, Off: v[0]})
+}
+
+// The modes of fallocate(2) that streams have.
+const (
+	fallocKeepSize  = 1
+	fallocPunchHole = 2
+)
+
+func (r *receiver) fallocate(ctx context.Context, ino ondisk.ObjectID, c *sendstream.Command) error {
+	off, err := offset(c, sendstream.AttrFileOffset)
+	if err != nil {
+		return err
+	}
+	n, err := offset(c, sendstream.AttrSize)
+	if err != nil {
+		return err
+	}
+	switch mode := c.Uint(sendstream.AttrFallocateMode); mode {
+	case 0, fallocKeepSize:
+		return r.sub.Tree.Fallocate(ctx, ino, off, n, mode == fallocKeepSize)
+	case fallocPunchHole | fallocKeepSize:
+		return r.sub.Tree.PunchHole(ctx, ino, off, n)
+	default:
+		return fmt.Errorf("fallocate mode %#x: %w", mode, fserr.ErrNotSup)
+	}
+}
+
+// frame is the data of an encoded write.
+type frame struct {
+	off, n         int64  // range of the file
+	ramLen, ramOff uint64 // size when unpacked, and where in it the range begins
+	algorithm      uint8  // ondisk.CompressZlib, ...
+	sector         int    // of an LZO frame
+	data           []byte
+}
+
+// encodedWrite stores compressed data as it is, or unpacks it where that cannot be.
+func (r *receiver) encodedWrite(ctx context.Context, ino ondisk.ObjectID, c *sendstream.Command) error {
+	f, err := parseFrame(c)
+	if err != nil {
+		return err
+	}
+	if !r.o.ForceDecompress && f.algorithm != ondisk.CompressNone && (f.algorithm != ondisk.CompressLZO || f.sector == sectorSize) {
+		if err := r.allow(ctx, f.algorithm); err != nil {
+			return err
+		}
+		e := inode.Encoded{Off: f.off, Len: f.n, Algorithm: f.algorithm, RAMLen: f.ramLen, RAMOff: f.ramOff}
+		if err := r.sub.Tree.WriteEncoded(ctx, ino, e, f.data); err == nil || !errors.Is(err, fserr.ErrInvalid) {
+			return err
+		}
+	}
+	plain, err := f.unpack()
+	if err != nil {
+		return err
+	}
+	_, err = r.sub.Tree.WriteAt(ctx, ino, plain, f.off)
+	return err
+}
+
+// sectorSize is that of the file systems that the engine writes.
+const sectorSize = 4096
+
+// parseFrame reads an encoded write. Its numbers are bounded here: nothing unpacks to more than 128 KiB.
+func parseFrame(c *sendstream.Command) (f frame, err error) {
+	if f.off, err = offset(c, sendstream.AttrFileOffset); err != nil {
+		return f, err
+	}
+	f.ramLen, f.ramOff, f.data = c.Uint(sendstream.AttrUnencodedLen), c.Uint(sendstream.AttrUnencodedOffset), c.Bytes(sendstream.AttrData)
+	n, kind := c.Uint(sendstream.AttrUnencodedFileLen), c.Uint(sendstream.AttrCompression)
+	switch {
+	case f.ramLen > ondisk.MaxUncompressed || len(f.data) > ondisk.MaxCompressed, f.ramOff > f.ramLen || n > f.ramLen-f.ramOff, n == 0:
+		return f, fmt.Errorf("%d bytes at %d of %d unpacked from %d: %w", n, f.ramOff, f.ramLen, len(f.data), fserr.ErrInvalid)
+	case c.Uint(sendstream.AttrEncryption) != 0:
+		return f, fmt.Errorf("encrypted data: %w", fserr.ErrNotSup)
+	}
+	f.n = int64(n)
+	switch {
+	case kind == sendstream.EncodedNone:
+		f.algorithm = ondisk.CompressNone
+	case kind == sendstream.EncodedZlib:
+		f.algorithm = ondisk.CompressZlib
+	case kind == sendstream.EncodedZstd:
+		f.algorithm = ondisk.CompressZstd
+	case kind >= sendstream.EncodedLZO4K && kind <= sendstream.EncodedLZO64K:
+		f.algorithm, f.sector = ondisk.CompressLZO, 4096<<(kind-sendstream.EncodedLZO4K)
+	default:
+		return f, fmt.Errorf("compression %d: %w", kind, fserr.ErrNotSup)
+	}
+	return f, nil
+}
+
+// unpack returns the bytes of the range.
+func (f *frame) unpack() ([]byte, error) {
+	plain := make([]byte, f.ramLen)
+	if f.algorithm == ondisk.CompressNone {
+		copy(plain, f.data)
+	} else if err := compress.Decompress(f.algorithm, plain, f.data, max(f.sector, sectorSize)); err != nil {
+		return nil, fmt.Errorf("%s frame: %w", compress.Name(f.algorithm), errors.Join(sendstream.ErrDamaged, err))
+	}
+	return plain[f.ramOff:][:f.n], nil
+}
+
+// allow sets the feature that old kernels do not have which an algorithm needs.
+func (r *receiver) allow(ctx context.Context, algorithm uint8) error {
+	bits := map[uint8]uint64{ondisk.CompressLZO: ondisk.IncompatCompressLZO, ondisk.CompressZstd: ondisk.IncompatCompressZstd}[algorithm]
+	if r.bits&bits == bits {
+		return nil
+	}
+	if err := r.fs.Incompat(ctx, bits); err != nil {
+		return err
+	}
+	r.bits |= bits
+	return nil
+}

@@ -1,0 +1,99 @@
+package receive_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"imgtool/engine/internal/oracle"
+	"imgtool/engine/receive"
+)
+
+// pair is a subvolume of the kernel's and how it was sent.
+type pair struct {
+	name     string
+	stream   []byte
+	manifest []byte
+}
+
+// kernelPairs lets the kernel make a subvolume, change it n times, and send a snapshot after each.
+func kernelPairs(t *testing.T, seed int64, n int, mount, flags []string) []pair {
+	img := filepath.Join(t.TempDir(), "img")
+	oracle.Mkfs(t, img, 512<<20)
+	m := oracle.Mount(t, img, oracle.Opts(mount...))
+	defer m.Unmount()
+	m.KernelSubvolume("a")
+	mut := newMutator(t, seed, m.Path("a"))
+	var pairs []pair
+	parent := ""
+	for i := range n {
+		mut.steps(120)
+		name := fmt.Sprint("s", i)
+		m.KernelSnapshot("a", name, true)
+		pairs = append(pairs, pair{name, m.KernelSend(name, parent, flags...), noInos(m.ManifestOf(name))})
+		parent = name
+	}
+	t.Logf("%v", mut.done)
+	return pairs
+}
+
+// TestKernelStreams receives what the kernel sends of random changes: our manifest and the kernel's of what we have made
+// equal the source's, btrfs check accepts it, and the kernel goes on from it: it sends incrementally between subvolumes
+// that we have received, and with one of them as parent.
+func TestKernelStreams(t *testing.T) {
+	oracle.NeedRoot(t)
+	v2 := []string{"--proto", "2", "--compressed-data"}
+	rounds := 1
+	if oracle.Soak() {
+		rounds = 125
+	}
+	seed := oracle.Seed(t)
+	for round := range rounds {
+		for i, c := range []struct {
+			name         string
+			mount, flags []string
+			o            receive.Options
+		}{
+			{"v1", nil, nil, receive.Options{}},
+			{"zstd", []string{"compress-force=zstd"}, v2, receive.Options{}},
+			{"lzo", []string{"compress-force=lzo"}, v2, receive.Options{}},
+			{"zlib, unpacked", []string{"compress-force=zlib"}, v2, receive.Options{ForceDecompress: true}},
+		} {
+			t.Run(fmt.Sprintf("%s/%d", c.name, round), func(t *testing.T) {
+				kernelStreams(t, kernelPairs(t, seed+int64(4*round+i), 3, c.mount, c.flags), c.o)
+			})
+		}
+	}
+}
+
+func kernelStreams(t *testing.T, pairs []pair, o receive.Options) {
+	im := newImage(t, 512<<20)
+	for _, p := range pairs {
+		im.receive(p.stream, o)
+		if diff := oracle.ManifestDiff(im.manifest(p.name), p.manifest); diff != "" {
+			t.Fatalf("%s: ours (-), the source (+):\n%s", p.name, diff)
+		}
+	}
+	path := im.close()
+	m := oracle.Mount(t, path)
+	for _, p := range pairs {
+		if diff := oracle.ManifestDiff(noInos(m.ManifestOf(p.name)), p.manifest); diff != "" {
+			t.Fatalf("%s: the kernel's (-), the source (+):\n%s", p.name, diff)
+		}
+	}
+	// The kernel's streams of what we have received, the last with a change of its own, go into another image.
+	m.KernelSnapshot("s2", "w", false)
+	newMutator(t, 1, m.Path("w")).steps(40)
+	m.KernelSnapshot("w", "s3", true)
+	streams := [][]byte{m.KernelSend("s0", ""), m.KernelSend("s2", "s0"), m.KernelSend("s3", "s2")}
+	want := noInos(m.ManifestOf("s3"))
+	m.Unmount()
+	again := newImage(t, 512<<20)
+	for _, s := range streams {
+		again.receive(s, receive.Options{})
+	}
+	if diff := oracle.ManifestDiff(again.manifest("s3"), want); diff != "" {
+		t.Fatalf("received again: ours (-), the source (+):\n%s", diff)
+	}
+	again.close()
+}

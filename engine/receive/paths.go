@@ -1,0 +1,130 @@
+package receive
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"imgtool/engine/fserr"
+	"imgtool/engine/inode"
+	"imgtool/engine/ondisk"
+)
+
+// paths walks the paths of a stream within one tree. Every part must be a name of at most 255 bytes that is not "." or
+// "..", and every part but the last one a directory of this very tree.
+type paths struct {
+	tree *inode.FileTree
+	// dirs knows directories by their paths. With a directory it knows all those above, so that a path that is not in it
+	// has nothing below it in it either. Nobody else changes the tree, so what it knows stays true until a command says
+	// otherwise.
+	dirs map[string]ondisk.ObjectID
+	// last is what was found last: the commands for one inode come together.
+	last    string
+	lastIno ondisk.ObjectID
+}
+
+// maxDirs bounds the memory of dirs.
+const maxDirs = 1 << 16
+
+func newPaths(tree *inode.FileTree) *paths {
+	p := &paths{tree: tree}
+	p.forgetAll()
+	return p
+}
+
+func (p *paths) forgetAll() {
+	p.dirs = map[string]ondisk.ObjectID{"": inode.RootDir}
+	p.last, p.lastIno = "", inode.RootDir
+}
+
+// forget takes note that a path means something else from now on.
+func (p *paths) forget(path string) {
+	p.last, p.lastIno = "", inode.RootDir
+	if _, known := p.dirs[path]; known {
+		p.forgetAll()
+	}
+}
+
+func (p *paths) know(path string, ino ondisk.ObjectID, dir bool) {
+	p.last, p.lastIno = path, ino
+	if dir {
+		if len(p.dirs) >= maxDirs {
+			p.forgetAll()
+			return
+		}
+		p.dirs[path] = ino
+	}
+}
+
+// checkName refuses what is no name of a directory entry.
+func checkName(name string) error {
+	switch {
+	case name == "", name == ".", name == "..", strings.ContainsAny(name, "/\x00"):
+		return fmt.Errorf("unsafe path: %q is no name: %w", name, fserr.ErrInvalid)
+	case len(name) > ondisk.MaxNameLen:
+		return fmt.Errorf("name of %d bytes: %w", len(name), fserr.ErrNameTooLong)
+	}
+	return nil
+}
+
+// parent returns the directory of a path's last part, and that part.
+func (p *paths) parent(ctx context.Context, path string) (ondisk.ObjectID, string, error) {
+	at := strings.LastIndexByte(path, '/')
+	name := path[at+1:]
+	if err := checkName(name); err != nil {
+		return 0, "", err
+	}
+	if at == 0 {
+		return 0, "", fmt.Errorf("unsafe path: it is absolute: %w", fserr.ErrInvalid)
+	}
+	dir, err := p.dir(ctx, path[:max(at, 0)])
+	return dir, name, err
+}
+
+// dir returns the directory of a path; "" is the top one.
+func (p *paths) dir(ctx context.Context, path string) (ondisk.ObjectID, error) {
+	if ino, ok := p.dirs[path]; ok {
+		return ino, nil
+	}
+	up, name, err := p.parent(ctx, path)
+	if err != nil {
+		return 0, err
+	}
+	e, err := p.tree.Lookup(ctx, up, name)
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case e.IsSubvol():
+		return 0, fmt.Errorf("unsafe path: %q is another subvolume: %w", path, fserr.ErrCrossDevice)
+	case e.Type == ondisk.FTSymlink:
+		return 0, fmt.Errorf("unsafe path: %q is a symbolic link: %w", path, fserr.ErrNotDir)
+	case e.Type != ondisk.FTDir:
+		return 0, fmt.Errorf("%q: %w", path, fserr.ErrNotDir)
+	}
+	p.know(path, e.Ino(), true)
+	return e.Ino(), nil
+}
+
+// inode returns the inode of a path, which may be a directory or a symbolic link itself; "" is the top directory.
+func (p *paths) inode(ctx context.Context, path string) (ondisk.ObjectID, error) {
+	if path == p.last {
+		return p.lastIno, nil
+	}
+	if ino, ok := p.dirs[path]; ok {
+		return ino, nil
+	}
+	dir, name, err := p.parent(ctx, path)
+	if err != nil {
+		return 0, err
+	}
+	e, err := p.tree.Lookup(ctx, dir, name)
+	if err != nil {
+		return 0, err
+	}
+	if e.IsSubvol() {
+		return 0, fmt.Errorf("unsafe path: %q is another subvolume: %w", path, fserr.ErrCrossDevice)
+	}
+	p.know(path, e.Ino(), e.Type == ondisk.FTDir)
+	return e.Ino(), nil
+}

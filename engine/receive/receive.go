@@ -1,0 +1,231 @@
+package receive
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"imgtool/engine/fserr"
+	"imgtool/engine/inode"
+	"imgtool/engine/ondisk"
+	"imgtool/engine/sendstream"
+	"imgtool/engine/subvol"
+)
+
+// FS is what receiving needs of a file system that is open for writing.
+type FS interface {
+	Subvolume(ctx context.Context, id ondisk.TreeID) (*inode.FileTree, error)
+	Subvols() *subvol.Manager
+	// Incompat sets incompatible features in the superblock, for data that needs them.
+	Incompat(ctx context.Context, bits uint64) error
+	Commit(ctx context.Context) error
+}
+
+// Options say how to receive.
+type Options struct {
+	// Tree and Dir are the directory in which the subvolumes appear.
+	Tree ondisk.TreeID
+	Dir  ondisk.ObjectID
+	// OneStream stops behind the first end command, and reads nothing from behind it; otherwise streams are received up to
+	// the end of the input.
+	OneStream bool
+	// MaxErrors is how many commands may fail before the receiving does: 0 is 1, and below 0 is any number. Subvolumes
+	// are finished in spite of errors that are tolerated, as btrfs receive does. A damaged stream is never tolerated.
+	MaxErrors int
+	// ForceDecompress unpacks compressed data always.
+	ForceDecompress bool
+	// KeepPartial keeps what a stream that fails has brought, as a subvolume that can be changed.
+	KeepPartial bool
+	// Begun is called for each subvolume, Failed for each error that is tolerated. Both may be nil.
+	Begun  func(name string, snapshot bool)
+	Failed func(error)
+}
+
+// Subvolume is one that has been received.
+type Subvolume struct {
+	ID      ondisk.TreeID
+	Name    string
+	Parent  ondisk.TreeID // of an incremental stream, 0 of a full one
+	Partial bool          // kept as KeepPartial has it
+}
+
+// receiver is one run over one input.
+type receiver struct {
+	fs     FS
+	o      Options
+	in     *sendstream.Reader
+	done   []Subvolume
+	errors int
+	bits   uint64 // incompatible features that are set
+
+	// The subvolume under way; sub is nil if there is none.
+	sub      *subvol.Incoming
+	info     Subvolume
+	received subvol.Received
+	paths    *paths
+	gather   gather
+	sources  map[ondisk.UUID]*paths // of clones
+}
+
+// Receive makes the subvolumes that the streams in input describe, and returns those that are there. Each is committed
+// when it is complete. When it fails, the one that was under way is discarded (see Options.KeepPartial) and that is
+// committed, too; errors match sendstream.ErrDamaged if the stream is at fault, fserr.ErrNotFound for a parent or clone
+// source that is not there, fserr.ErrExist for a name that is taken.
+func Receive(ctx context.Context, fs FS, input io.Reader, o Options) ([]Subvolume, error) {
+	if o.MaxErrors == 0 {
+		o.MaxErrors = 1
+	}
+	if !o.OneStream {
+		input = bufio.NewReaderSize(input, 256<<10)
+	}
+	r := &receiver{fs: fs, o: o, in: sendstream.NewReader(input)}
+	err := r.streams(ctx)
+	if err != nil && r.sub != nil {
+		err = errors.Join(err, r.giveUp(context.WithoutCancel(ctx)))
+	}
+	return r.done, err
+}
+
+// streams receives one stream after the other.
+func (r *receiver) streams(ctx context.Context) error {
+	for first := true; ; first = false {
+		switch err := r.in.Begin(); {
+		case err == io.EOF && first:
+			return fmt.Errorf("the stream is empty: %w", sendstream.ErrDamaged)
+		case err == io.EOF:
+			return nil
+		case err != nil:
+			return err
+		}
+		for end := false; !end; {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			c, err := r.in.Next()
+			if err != nil {
+				return err
+			}
+			end = c.Cmd == sendstream.CmdEnd
+			if err := r.command(ctx, c); err != nil {
+				return err
+			}
+		}
+		if r.o.OneStream {
+			return nil
+		}
+	}
+}
+
+// command carries out one command. Errors of its own are counted, and tolerated up to the bound.
+func (r *receiver) command(ctx context.Context, c *sendstream.Command) error {
+	switch c.Cmd {
+	case sendstream.CmdEnd:
+		return r.finish(ctx)
+	case sendstream.CmdSubvol, sendstream.CmdSnapshot:
+		if err := r.finish(ctx); err != nil { // several subvolumes in one stream have one end command
+			return err
+		}
+		return at(c, r.begin(ctx, c))
+	}
+	if r.sub == nil {
+		return at(c, fmt.Errorf("no subvolume has begun: %w", sendstream.ErrDamaged))
+	}
+	return r.tolerate(ctx, at(c, r.apply(ctx, c)))
+}
+
+// tolerate counts an error and returns it if it is one too many, or if nothing can work any more.
+func (r *receiver) tolerate(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	r.errors++
+	if r.o.MaxErrors > 0 && r.errors >= r.o.MaxErrors || ctx.Err() != nil || errors.Is(err, fserr.ErrAborted) || errors.Is(err, fserr.ErrNoSpace) {
+		return err
+	}
+	if r.o.Failed != nil {
+		r.o.Failed(err)
+	}
+	return nil
+}
+
+// at says at which command an error came up.
+func at(c *sendstream.Command, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("offset %d: %v %q: %w", c.Offset, c.Cmd, c.Bytes(sendstream.AttrPath), err)
+}
+
+// begin starts a subvolume.
+func (r *receiver) begin(ctx context.Context, c *sendstream.Command) error {
+	name := c.String(sendstream.AttrPath)
+	if err := checkName(name); err != nil {
+		return err
+	}
+	r.info = Subvolume{Name: name}
+	r.received = subvol.Received{UUID: c.UUID(sendstream.AttrUUID), STransID: ondisk.Generation(c.Uint(sendstream.AttrCTransID))}
+	if r.received.UUID.IsZero() {
+		return fmt.Errorf("it has no UUID: %w", fserr.ErrInvalid)
+	}
+	if c.Cmd == sendstream.CmdSnapshot {
+		parent, err := r.fs.Subvols().FindSent(ctx, c.UUID(sendstream.AttrCloneUUID), ondisk.Generation(c.Uint(sendstream.AttrCloneCTransID)))
+		if err != nil {
+			return fmt.Errorf("parent, receive it first: %w", err)
+		}
+		if !parent.Readonly {
+			return fmt.Errorf("parent %s is not read-only and may have been changed: %w", parent.Path, fserr.ErrInvalid)
+		}
+		r.info.Parent = parent.ID
+	}
+	if r.o.Begun != nil {
+		r.o.Begun(name, c.Cmd == sendstream.CmdSnapshot)
+	}
+	sub, err := r.fs.Subvols().Begin(ctx, subvol.Place{Tree: r.o.Tree, Dir: r.o.Dir, Name: name}, r.info.Parent)
+	if err != nil {
+		return err
+	}
+	r.sub, r.info.ID = sub, sub.Tree.ID()
+	r.paths, r.sources, r.gather = newPaths(sub.Tree), map[ondisk.UUID]*paths{}, gather{buf: r.gather.buf[:0]}
+	r.sources[r.received.UUID] = r.paths
+	_, err = sub.Tree.CleanOrphans(ctx) // the parent may have some, being read-only
+	return err
+}
+
+// finish makes the subvolume under way, if any, visible and durable.
+func (r *receiver) finish(ctx context.Context) error {
+	if r.sub == nil {
+		return nil
+	}
+	if err := r.tolerate(ctx, r.flush(ctx)); err != nil {
+		return fmt.Errorf("subvolume %s: %w", r.info.Name, err)
+	}
+	if err := r.sub.Finish(ctx, r.received); err != nil {
+		return fmt.Errorf("subvolume %s: %w", r.info.Name, err)
+	}
+	r.sub = nil
+	r.done = append(r.done, r.info)
+	return r.fs.Commit(ctx)
+}
+
+// giveUp discards the subvolume under way, or keeps it. After an abort there is nothing to be done: the file system is at
+// its last commit, and its next opening drops what that holds of the subvolume.
+func (r *receiver) giveUp(ctx context.Context) error {
+	sub := r.sub
+	if r.o.KeepPartial {
+		err := r.flush(ctx)
+		if e := sub.Keep(ctx); e == nil {
+			r.info.Partial = true
+			r.done = append(r.done, r.info)
+			return errors.Join(err, r.fs.Commit(ctx))
+		}
+	}
+	if err := sub.Discard(ctx); err != nil {
+		if errors.Is(err, fserr.ErrAborted) {
+			return nil
+		}
+		return fmt.Errorf("discard subvolume %s: %w", r.info.Name, err)
+	}
+	return r.fs.Commit(ctx)
+}
