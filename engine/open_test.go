@@ -70,7 +70,7 @@ func TestRefusals(t *testing.T) {
 		{"raid56", func(sb *ondisk.SuperBlock) { sb.SetIncompatFlags(sb.IncompatFlags() | ondisk.IncompatRaid56) }, "RAID56", false},
 		{"zoned", func(sb *ondisk.SuperBlock) { sb.SetIncompatFlags(sb.IncompatFlags() | ondisk.IncompatZoned) }, "ZONED", false},
 		{"unknown compat_ro", func(sb *ondisk.SuperBlock) { sb.SetCompatROFlags(sb.CompatROFlags() | 1<<60) }, "read-only", true},
-		{"log tree", func(sb *ondisk.SuperBlock) { sb.SetLogRoot(sb.Root()) }, "btrfs rescue zero-log", true},
+		{"log tree", func(sb *ondisk.SuperBlock) { sb.SetLogRoot(sb.Root()) }, "imgtool rescue zero-log", true},
 		{"seed", func(sb *ondisk.SuperBlock) { sb.SetFlags(sb.Flags() | ondisk.SuperFlagSeeding) }, "btrfstune -S 0", true},
 		{"devices", func(sb *ondisk.SuperBlock) { sb.SetNumDevices(2) }, "--device", true},
 		{"mixed", func(sb *ondisk.SuperBlock) { sb.SetIncompatFlags(sb.IncompatFlags() | ondisk.IncompatMixedGroups) }, "mixed-bg", true},

@@ -36,7 +36,7 @@ func checkSuper(sb *ondisk.SuperBlock, devices int, readOnly bool) error {
 	switch {
 	case sb.LogRoot() != 0:
 		return refuse("a log tree waits to be replayed",
-			"mount it once with the kernel, or drop the last fsyncs with `btrfs rescue zero-log IMAGE`")
+			"mount it once with the kernel, or drop the last fsyncs with `imgtool rescue zero-log --in-place IMAGE`")
 	case sb.Flags()&ondisk.SuperFlagSeeding != 0:
 		return refuse("it is a seed device", "clear the flag with `btrfstune -S 0 IMAGE`")
 	case sb.NumDevices() > uint64(devices):

@@ -56,7 +56,7 @@ func (a *app) command() *cobra.Command {
 	},
 		a.mkfsCmd(),
 		a.lsCmd(), a.catCmd(), a.statCmd(), a.putCmd(), a.getCmd(), a.mkdirCmd(), a.rmCmd(), a.mvCmd(), a.lnCmd(),
-		a.checkCmd(), a.manifestCmd(), a.subvolumeCmd(), a.receiveCmd(), a.filesystemCmd(), a.inspectCmd(), a.scrubCmd(), a.benchCmd(), a.versionCmd(),
+		a.checkCmd(), a.manifestCmd(), a.subvolumeCmd(), a.receiveCmd(), a.filesystemCmd(), a.inspectCmd(), a.scrubCmd(), a.rescueCmd(), a.benchCmd(), a.versionCmd(),
 	)
 	root.SetIn(a.in)
 	root.SetOut(a.out)

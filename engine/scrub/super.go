@@ -2,12 +2,22 @@ package scrub
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"imgtool/disk"
 	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/volume"
 )
+
+// Supers verifies, and with Repair repairs, the superblocks alone. Whatever else is on the devices may be anything.
+func Supers(ctx context.Context, vol *volume.Volume, o Options) (Report, error) {
+	sb := vol.Super()
+	s := &scrubber{vol: vol, o: o, sb: &sb, pool: disk.NewPool()}
+	err := s.supers(ctx)
+	return s.report, errors.Join(err, s.pool.Close())
+}
 
 // supers verifies the superblock copies of all devices. They are repaired together, by writing the current one.
 func (s *scrubber) supers(ctx context.Context) error {

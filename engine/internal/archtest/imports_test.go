@@ -31,6 +31,7 @@ var layers = [][]string{
 	{"bench", "engine/e2e"},
 	{"engine"},
 	{"engine/metrics"},
+	{"engine/rescue"},
 	{"engine/check", "engine/scrub"},
 	{"engine/copytree", "engine/manifest"},
 	{"engine/mkfs"},
