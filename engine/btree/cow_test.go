@@ -182,3 +182,25 @@ func TestCheckFinds(t *testing.T) {
 		})
 	}
 }
+
+// TestClosed uses a tree after Close, as who still has a pointer to a dropped one does: it is an error, and no root is
+// read again from an address that may be another tree's by now, nor kept in memory.
+func TestClosed(t *testing.T) {
+	w := newWorld(t)
+	tree := w.tree(ondisk.FSTree)
+	w.fillTree(tree, rand.New(rand.NewPCG(2, 1)), 300, 900)
+	w.commit()
+	tree.Close()
+	if _, err := tree.RootBuffer(ctx); !errors.Is(err, fserr.ErrClosed) {
+		t.Errorf("RootBuffer: %v, want %v", err, fserr.ErrClosed)
+	}
+	if _, err := tree.Get(ctx, ondisk.Key{ObjectID: 256}); !errors.Is(err, fserr.ErrClosed) {
+		t.Errorf("Get: %v, want %v", err, fserr.ErrClosed)
+	}
+	if tree.CommitRootBuffer() != nil {
+		t.Error("the tree has a commit root again")
+	}
+	if err := w.cache.Close(); err != nil {
+		t.Error(err)
+	}
+}

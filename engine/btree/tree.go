@@ -25,6 +25,7 @@ type Tree struct {
 	gen    ondisk.Generation // of the current root
 	level  uint8             // of the current root
 	commit *extbuf.Buffer    // commit root, nil before the first use and in a tree made in this transaction
+	closed bool              // root and commit are nil for good
 
 	loadMu sync.Mutex // held by the one who reads the root for the first time
 
@@ -98,7 +99,7 @@ func (t *Tree) ForceCOW() bool { return t.forceCOW.Load() }
 // written.
 func (t *Tree) SetForceCOW(on bool) { t.forceCOW.Store(on) }
 
-// Load reads the root if that has not been done.
+// Load reads the root if that has not been done. The error of a closed tree matches fserr.ErrClosed.
 func (t *Tree) Load(ctx context.Context) error {
 	if t.root.Load() != nil {
 		return nil
@@ -107,6 +108,9 @@ func (t *Tree) Load(ctx context.Context) error {
 	defer t.loadMu.Unlock()
 	if t.root.Load() != nil {
 		return nil
+	}
+	if err := t.closedErr(); err != nil {
+		return err // its blocks may be another tree's by now
 	}
 	// Nobody changes a tree whose root was never read, so the fields are stable, and the root is the commit root.
 	addr, level, gen := t.Root()
@@ -121,12 +125,28 @@ func (t *Tree) Load(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("root of tree %d: %w", int64(t.cfg.ID), err)
 	}
-	b.Ref()
 	t.mu.Lock()
+	if t.closed { // meanwhile
+		t.mu.Unlock()
+		b.Release()
+		return t.closedErr()
+	}
+	b.Ref()
 	t.root.Store(b)
 	t.commit = b
 	t.mu.Unlock()
 	return nil
+}
+
+// closedErr returns the error of using a closed tree, nil if this one is not. It is one that was dropped, or the file
+// system is closed.
+func (t *Tree) closedErr() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.closed {
+		return nil
+	}
+	return fmt.Errorf("tree %d: %w", int64(t.cfg.ID), fserr.ErrClosed)
 }
 
 // RootBuffer returns the current root with a reference that the caller releases. Without a lock it may stop being the
@@ -137,8 +157,13 @@ func (t *Tree) RootBuffer(ctx context.Context) (*extbuf.Buffer, error) {
 	}
 	t.mu.Lock()
 	b := t.root.Load()
-	b.Ref()
+	if b != nil {
+		b.Ref()
+	}
 	t.mu.Unlock()
+	if b == nil {
+		return nil, t.closedErr()
+	}
 	return b, nil
 }
 
@@ -218,11 +243,12 @@ func (t *Tree) Data() any { return t.data }
 // bytes_used. A copy that takes the place of its original counts nothing.
 func (t *Tree) TakeUsedDelta() int64 { return t.usedDelta.Swap(0) }
 
-// Close gives back the tree's references to its roots. The tree must not be in use, and cannot be used again.
+// Close gives back the tree's references to its roots. Nobody may be inside; who comes later, with a pointer from before,
+// gets fserr.ErrClosed.
 func (t *Tree) Close() {
 	t.mu.Lock()
 	b, c := t.root.Swap(nil), t.commit
-	t.commit = nil
+	t.commit, t.closed = nil, true
 	t.mu.Unlock()
 	if b != nil {
 		b.Release()

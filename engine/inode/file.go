@@ -264,11 +264,14 @@ func (t *FileTree) close(ctx context.Context, ino ondisk.ObjectID) error {
 	if !last {
 		return nil
 	}
+	if t.ReadOnly() { // nothing can be removed, and the subvolume may have been deleted meanwhile, its tree dropped
+		return nil
+	}
 	it, err := t.Inode(ctx, ino)
 	if errors.Is(err, fserr.ErrNotFound) {
 		return nil
 	}
-	if err != nil || it.NLink() > 0 || t.ReadOnly() {
+	if err != nil || it.NLink() > 0 {
 		return err
 	}
 	return t.evict(ctx, ino)
