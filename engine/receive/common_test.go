@@ -3,12 +3,14 @@ package receive_test
 import (
 	"bytes"
 	"context"
+	"math"
 	"path/filepath"
 	"regexp"
 	"testing"
 
 	"imgtool/disk"
 	"imgtool/engine"
+	"imgtool/engine/inode"
 	"imgtool/engine/internal/oracle"
 	"imgtool/engine/manifest"
 	"imgtool/engine/mkfs"
@@ -190,4 +192,33 @@ func readFile(t testing.TB, im *image, path string) string {
 		im.must(err)
 	}
 	return string(b)
+}
+
+// compressed counts the compressed extents of a subvolume that are not inline.
+func (im *image) compressed(path string) (n int) {
+	im.Helper()
+	id, err := im.fs.SubvolumeAt(im.Context(), path)
+	im.must(err)
+	tree, err := im.fs.Subvolume(im.Context(), id)
+	im.must(err)
+	var visit func(dir ondisk.ObjectID)
+	visit = func(dir ondisk.ObjectID) {
+		es, err := tree.Entries(im.Context(), dir)
+		im.must(err)
+		for _, e := range es {
+			switch e.Type {
+			case ondisk.FTDir:
+				visit(e.Ino())
+			case ondisk.FTReg:
+				im.must(tree.Extents(im.Context(), e.Ino(), 0, math.MaxInt64, func(x inode.Extent) (bool, error) {
+					if x.Compression != ondisk.CompressNone && x.Type == ondisk.FileExtentReg {
+						n++
+					}
+					return true, nil
+				}))
+			}
+		}
+	}
+	visit(inode.RootDir)
+	return n
 }

@@ -20,8 +20,9 @@ type mutator struct {
 	done map[string]int // by operation, those that did something
 }
 
-func newMutator(t testing.TB, seed int64, dir string) *mutator {
-	return &mutator{t: t, rnd: rand.New(rand.NewPCG(uint64(seed), 5)), dir: dir, done: map[string]int{}}
+// newMutator works below dir, with new names that are numbered behind first.
+func newMutator(t testing.TB, seed int64, first int, dir string) *mutator {
+	return &mutator{t: t, n: first, rnd: rand.New(rand.NewPCG(uint64(seed), 5)), dir: dir, done: map[string]int{}}
 }
 
 // pick returns a random path below the directory that fits, "" if there is none.
