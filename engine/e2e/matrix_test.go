@@ -187,13 +187,15 @@ func TestMatrix(t *testing.T) {
 			if !o.Features.FreeSpaceTree { // the kernel's default without one is a format that it warns of
 				mount = append(mount, oracle.Opts("nospace_cache"))
 			}
-			for _, command := range kernelWorks(t, img, mount...) {
-				// The smallest images are too small for some of it, the kernel's own ones too: a balance of mkfs.btrfs'
-				// smallest image with its defaults ends in ENOSPC (at nodes of 4 KiB it depends on where the chunks lie).
-				if o.Size == o.MinSize() && command == kernelBalance || slices.Contains(kernelControl(t, o.Size, row, mount...), command) {
-					continue
-				}
-				t.Errorf("the kernel has no space for %q", command)
+			full := kernelWorks(t, img, mount...)
+			// The smallest images are too small for some of it, the kernel's own ones too: a balance of mkfs.btrfs' smallest
+			// image with its defaults ends in ENOSPC, and with nodes of 64 KiB even mkdir does. Which command it is
+			// depends on where the chunks lie.
+			if len(full) > 0 && o.Size == o.MinSize() && (slices.Equal(full, []string{kernelBalance}) || len(kernelControl(t, o.Size, row, mount...)) > 0) {
+				return
+			}
+			if len(full) > 0 {
+				t.Errorf("the kernel has no space for %q", full)
 			}
 		})
 	}
@@ -226,9 +228,9 @@ func kernelWorks(t *testing.T, img string, mount ...oracle.MountOption) (full []
 		`mkdir dir; for i in 1 2 3 4 5 6 7 8 9; do head -c $((i*i*i*300)) /dev/urandom > dir/file$i; ln dir/file$i dir/link$i; done`,
 		`btrfs subvolume create subvol`,
 		`btrfs subvolume snapshot . snapshot`,
-		`rm -r dir; echo text > snapshot/dir/file1; sync`,
+		`rm -rf dir; [ ! -d snapshot/dir ] || echo text > snapshot/dir/file1; sync`,
 		kernelBalance,
-		`btrfs subvolume delete --commit-after subvol && btrfs subvolume sync .`,
+		`[ ! -d subvol ] || btrfs subvolume delete --commit-after subvol; btrfs subvolume sync .`,
 	} {
 		out, err := oracle.RunErr("sh", "-e", "-c", "cd "+m.Dir+" && "+command)
 		if err == nil {
