@@ -29,6 +29,9 @@ type OpenOptions struct {
 	Direct                  disk.DirectMode
 	// Copy chooses a superblock copy: 1 or 2 for the mirror at 64 MiB or 256 GiB, 0 for the newest valid one.
 	Copy int
+	// BackupRoot opens, for reading, the state that this root backup of the superblock remembers, from 0 to 3 in the order
+	// in which they stand there. What later transactions wrote over is an error where it is read.
+	BackupRoot *int
 	// CacheBytes bounds the extent-buffer cache, MaxDirty the dirty metadata of one transaction, both in bytes, MaxDelayed
 	// its delayed refs; 0 takes the defaults.
 	CacheBytes int64
@@ -86,6 +89,9 @@ func closeAll(devs []disk.Device) {
 }
 
 func open(ctx context.Context, devs []disk.Device, o OpenOptions) (*FS, error) {
+	if err := o.checkBackup(); err != nil {
+		return nil, err
+	}
 	vol, err := volume.Open(ctx, devs, volume.Options{Tracer: o.Tracer, Copy: o.Copy, CheckSuper: treecheck.Super})
 	if err != nil {
 		return nil, err
@@ -114,6 +120,11 @@ func open(ctx context.Context, devs []disk.Device, o OpenOptions) (*FS, error) {
 func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o OpenOptions) (*FS, error) {
 	vol.SetTracer(o.Tracer)
 	sb := vol.Super()
+	if o.BackupRoot != nil {
+		if err := useBackup(&sb, *o.BackupRoot); err != nil {
+			return nil, err
+		}
+	}
 	chunkUUID, err := chunkTreeUUID(ctx, vol, &sb)
 	if err != nil {
 		return nil, err

@@ -21,6 +21,7 @@ type app struct {
 	devices         []string
 	direct          disk.DirectMode
 	forceReadonly   bool
+	backupRoot      int // -1: the current state; only of commands that only read
 	cacheSize       size
 	quiet           bool
 	metricsAddr     string
@@ -30,7 +31,9 @@ type app struct {
 	server  *metrics.Server
 }
 
-func newApp(in io.Reader, out, errOut io.Writer) *app { return &app{in: in, out: out, errOut: errOut} }
+func newApp(in io.Reader, out, errOut io.Writer) *app {
+	return &app{in: in, out: out, errOut: errOut, backupRoot: -1}
+}
 
 const rootLong = `imgtool works on btrfs file systems in image files and block devices, without root and
 without a mount. Commands and flags are those of mkfs.btrfs and btrfs, with the image where
@@ -58,6 +61,13 @@ func (a *app) command() *cobra.Command {
 		a.lsCmd(), a.catCmd(), a.statCmd(), a.putCmd(), a.getCmd(), a.mkdirCmd(), a.rmCmd(), a.mvCmd(), a.lnCmd(),
 		a.checkCmd(), a.manifestCmd(), a.subvolumeCmd(), a.receiveCmd(), a.filesystemCmd(), a.inspectCmd(), a.scrubCmd(), a.rescueCmd(), a.benchCmd(), a.versionCmd(),
 	)
+	for _, words := range readingCommands {
+		cmd, _, err := root.Find(words)
+		if err != nil || cmd.Name() != words[len(words)-1] {
+			panic(fmt.Sprintf("there is no command %v", words))
+		}
+		cmd.Flags().IntVar(&a.backupRoot, "backup-root", -1, "show the state of root backup `N`, 0 to 3 (see dump-super -f)")
+	}
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)
@@ -72,6 +82,13 @@ func (a *app) command() *cobra.Command {
 	f.StringVar(&a.metricsAddr, "metrics-addr", "", "serve Prometheus metrics on `HOST:PORT`/metrics while the command runs")
 	f.StringVar(&a.metricsTextfile, "metrics-textfile", "", "write Prometheus metrics to `FILE` at the end")
 	return root
+}
+
+// readingCommands are the commands that open the trees and only read them: they can show an older state.
+var readingCommands = [][]string{
+	{"ls"}, {"cat"}, {"stat"}, {"get"}, {"manifest"}, {"inspect-internal", "dump-tree"},
+	{"subvolume", "list"}, {"subvolume", "get-default"}, {"subvolume", "show"},
+	{"filesystem", "df"}, {"filesystem", "usage"}, {"filesystem", "show"},
 }
 
 // group makes cmd a word that only leads to other commands: alone it prints its help.

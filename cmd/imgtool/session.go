@@ -75,6 +75,9 @@ func (a *app) openOptions() engine.OpenOptions {
 func (a *app) read(ctx context.Context, image string, fn func(*session) error) error {
 	o := a.openOptions()
 	o.ReadOnly = true
+	if a.backupRoot != -1 {
+		o.BackupRoot = &a.backupRoot
+	}
 	return a.with(ctx, image, o, fn)
 }
 
