@@ -8,7 +8,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -31,7 +30,7 @@ func imgtool(t *testing.T) string {
 
 // TestRootdirGo makes an image of GOROOT/src and compares a mount of it with the source.
 func TestRootdirGo(t *testing.T) {
-	src := filepath.Join(runtime.GOROOT(), "src")
+	src := filepath.Join(strings.TrimSpace(oracle.Run(t, "go", "env", "GOROOT")), "src")
 	if _, err := os.Stat(src); err != nil {
 		t.Skip("no GOROOT/src here: ", err)
 	}
