@@ -1,6 +1,7 @@
 package scrub
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -171,5 +172,42 @@ func TestProfiles(t *testing.T) {
 			}
 			oracle.Check(t, imgs...)
 		})
+	}
+}
+
+// TestLog scrubs an image as a crash leaves it after an fsync: its log belongs to it.
+func TestLog(t *testing.T) {
+	oracle.NeedRoot(t)
+	dir := t.TempDir()
+	live, img := filepath.Join(dir, "live"), filepath.Join(dir, "img")
+	oracle.Mkfs(t, live, 256<<20)
+	m := oracle.Mount(t, live, oracle.Opts("commit=300"))
+	must(t, os.WriteFile(m.Path("committed"), []byte("c"), 0o644))
+	m.KernelSync()
+	f, err := os.Create(m.Path("fsynced"))
+	must(t, err)
+	_, err = f.Write(make([]byte, 10000))
+	must(t, errors.Join(err, f.Sync()))
+	crashed, err := os.ReadFile(live)
+	must(t, err)
+	must(t, f.Close())
+	m.Unmount()
+	must(t, os.WriteFile(img, crashed, 0o644))
+
+	r, fs := scrubFiles(t, false, img)
+	if bad, _ := r.Errors(); bad != 0 {
+		t.Errorf("a good image with a log: %+v", fs)
+	}
+	vol, done := openFiles(t, false, img)
+	_, err = Run(t.Context(), vol, Options{}) // maps the chunks
+	must(t, err)
+	sb := vol.Super()
+	p, err := vol.Place(sb.LogRoot(), 1)
+	must(t, err)
+	must(t, flip(t.Context(), p.Dev, int64(p.Offset)+500))
+	done()
+	r, fs = scrubFiles(t, true, img)
+	if bad, repaired := r.Errors(); bad != 1 || repaired != 1 || fs[0].Tree != ondisk.TreeLogTree {
+		t.Errorf("a bad block of the log: %+v", fs)
 	}
 }
