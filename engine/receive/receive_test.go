@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"imgtool/engine"
 	"imgtool/engine/fserr"
+	"imgtool/engine/internal/oracle"
+	"imgtool/engine/ondisk"
 	"imgtool/engine/receive"
 	"imgtool/engine/sendstream"
 	"imgtool/engine/subvol"
@@ -199,10 +202,13 @@ func TestCrash(t *testing.T) {
 			before := im.subvolumes()
 			whole := len(s.out.Bytes())
 			var copied *image
+			var crashed string
 			in := io.MultiReader(bytes.NewReader(s.out.Bytes()[:whole]), readerFunc(func([]byte) (int, error) {
 				if copied == nil {
 					im.must(im.fs.CleanSubvolumes(t.Context())) // it leaves alone what is under way
 					im.must(im.fs.Commit(t.Context()))
+					crashed = filepath.Join(t.TempDir(), "crashed")
+					im.must(im.mem.Clone().WriteFile(crashed))
 					copied = im.openCopy()
 				}
 				return 0, io.EOF
@@ -225,7 +231,29 @@ func TestCrash(t *testing.T) {
 			im.close()
 			im.must(copied.fs.Commit(t.Context()))
 			copied.close()
+			kernelCleans(t, crashed)
 		})
+	}
+}
+
+// kernelCleans has btrfs check look at an image as a crash left it, and the kernel mount it, which drops what is dead.
+func kernelCleans(t *testing.T, img string) {
+	oracle.Check(t, img)
+	oracle.NeedRoot(t)
+	m := oracle.Mount(t, img, oracle.Opts("commit=1")) // how often the cleaner wakes up, in seconds
+	m.Btrfs("subvolume", "sync", m.Dir)
+	m.Unmount()
+	oracle.Check(t, img)
+	fs, err := engine.Open(t.Context(), img, engine.OpenOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := ondisk.Key{ObjectID: ondisk.OrphanObjectID, Type: ondisk.OrphanItemKey}
+	if k, _, ok, err := fs.DB().RootTree().SeekGE(t.Context(), first); err != nil || ok && k.Type == first.Type && k.ObjectID == first.ObjectID {
+		t.Errorf("orphan item %v is left: %v", k, err)
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
