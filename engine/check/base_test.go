@@ -23,6 +23,7 @@ const imageSize = 300 << 20
 type base struct {
 	dev                                   *disk.Mem
 	small, big, hard, link, dir, raw, pre ondisk.ObjectID
+	large                                 ondisk.ObjectID
 	sub, snap                             ondisk.TreeID
 	subFile                               ondisk.ObjectID
 }
@@ -45,6 +46,8 @@ func baseImage(t testing.TB, name string) *base {
 		switch name {
 		case "dup":
 			o.Meta = ondisk.BGDup
+		case "dup data":
+			o.Data = ondisk.BGDup
 		case "holes":
 			o.Features.NoHoles, o.Features.BlockGroupTree = false, false
 		}
@@ -79,7 +82,7 @@ func makeBase(t testing.TB, o mkfs.Options) *base {
 	tree, err := fs.Subvolume(ctx, ondisk.FSTree)
 	must(err)
 	rnd := rand.New(rand.NewPCG(1, 2))
-	data := make([]byte, 200<<10)
+	data := make([]byte, 6<<20)
 	for i := range data {
 		data[i] = byte(rnd.Uint32())
 	}
@@ -104,6 +107,8 @@ func makeBase(t testing.TB, o mkfs.Options) *base {
 	for i := range 3 {
 		must(tree.Link(ctx, b.hard, b.dir, fmt.Sprintf("hard%d", i)))
 	}
+	b.large = file(tree, top, "large", len(data), 0) // so that the csum tree has more than one leaf
+	must(tree.SetXattr(ctx, b.small, "user.x", []byte("value"), 0))
 	b.link, err = tree.Symlink(ctx, top, "link", "somewhere/else", inode.Attr{Mode: 0o777})
 	must(err)
 	b.raw = file(tree, top, "raw", 30<<10, ondisk.InodeNoDataCow|ondisk.InodeNoDataSum)
@@ -125,6 +130,9 @@ func makeBase(t testing.TB, o mkfs.Options) *base {
 		if i == 0 {
 			b.subFile = ino
 		}
+	}
+	for i := range 300 { // two to a leaf, so that there are nodes below the root, which snapshots share
+		file(sub, top, fmt.Sprintf("t%03d", i), 1500, 0)
 	}
 	_, err = fs.CreateSubvolume(ctx, "sub/nested", subvol.CreateOptions{})
 	must(err)
@@ -155,7 +163,7 @@ func run(t testing.TB, dev disk.Device, o check.Options) *check.Report {
 
 // TestClean checks images of the engine that are as they should be.
 func TestClean(t *testing.T) {
-	for _, name := range []string{"", "dup", "holes"} {
+	for _, name := range []string{"", "dup", "dup data", "holes"} {
 		rep := run(t, baseImage(t, name).dev, check.Options{DataCsum: true})
 		for _, f := range rep.Findings {
 			t.Errorf("base %q: %s", name, f.String())

@@ -248,7 +248,7 @@ var Kinds = []Kind{
 	{FreeCount, Error, "The free-space tree miscounts its ranges; the kernel may abort when it changes them."},
 	{FreeKind, Error, "The free-space tree mixes bitmaps and extents in one block group; the kernel fails to read it."},
 	{FreeNoInfo, Error, "A block group is not in the free-space tree; the kernel aborts when it allocates there."},
-	{FreeNoGroup, Warning, "The free-space tree describes space that is in no block group; a later chunk at that address may fail."},
+	{FreeNoGroup, Error, "The free-space tree describes space that is in no block group; a later chunk at that address may fail."},
 	{CsumMissing, Error, "File data has no checksums although it should; reading it fails."},
 	{CsumOdd, Error, "File data has checksums although the file is marked as without; they may be stale."},
 	{CsumNoExtent, Error, "There are checksums for space that holds no data; they may spoil later writes there."},

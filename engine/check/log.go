@@ -41,7 +41,14 @@ func (c *checker) logTrees() error {
 	if _, err := c.walk(trees, func(*worker, uint32, ondisk.Block) {}); err != nil {
 		return err
 	}
-	for _, b := range c.blocks[before:] {
+	for _, r := range append(trees, root) {
+		c.logPointer(r.block, before)
+	}
+	for i := before; int(i) < len(c.blocks); i++ {
+		b := &c.blocks[i]
+		for _, kid := range c.children(b) {
+			c.logPointer(kid, before)
+		}
 		if i := c.extentUnder(uint64(b.addr)); i >= 0 {
 			c.found(Finding{ID: LogInUse, Root: ondisk.TreeLogTree, Block: b.addr, Extent: ondisk.Logical(c.extents[i].addr)}, "a block of the log lies where the extent tree has something else")
 		}
@@ -50,6 +57,13 @@ func (c *checker) logTrees() error {
 		}
 	}
 	return nil
+}
+
+// logPointer reports a block that the log uses although another tree does. The other trees' blocks come before the log's.
+func (c *checker) logPointer(id, first uint32) {
+	if b := &c.blocks[id]; id < first {
+		c.found(Finding{ID: LogInUse, Root: ondisk.TreeLogTree, Block: b.addr}, "a block of the log is also one of tree %v", b.tree)
+	}
 }
 
 // extentUnder returns the extent that covers an address, -1 if there is none.

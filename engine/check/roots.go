@@ -142,9 +142,6 @@ func (c *checker) otherTrees() error {
 
 // wantRoots looks for the trees without which the kernel mounts nothing.
 func (c *checker) wantRoots() {
-	if c.lost.in[ondisk.RootTree] {
-		return
-	}
 	need := []ondisk.TreeID{ondisk.ExtentTree, ondisk.DevTree, ondisk.FSTree, ondisk.CsumTree}
 	if c.sb.HasCompatRO(ondisk.CompatROFreeSpaceTree) {
 		need = append(need, ondisk.FreeSpaceTree)
@@ -155,6 +152,9 @@ func (c *checker) wantRoots() {
 	for _, id := range need {
 		if c.root(id) == nil {
 			c.lost.add(id)
+			if c.lost.in[ondisk.RootTree] {
+				continue // the item may be in a lost block
+			}
 			c.found(Finding{ID: RootMissing, Root: id}, "the root tree has no item for the tree %v", id)
 		}
 	}

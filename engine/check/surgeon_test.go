@@ -145,7 +145,7 @@ func (s *surgeon) item(tree ondisk.TreeID, m match, f func(item []byte)) {
 	s.edit(last.addr, func(b ondisk.Block) { f(b.Item(last.slot)) })
 }
 
-// header changes the key of the first item that matches.
+// key changes the key of the first item that matches.
 func (s *surgeon) key(tree ondisk.TreeID, m match, f func(k *ondisk.Key)) {
 	s.t.Helper()
 	path := s.find(tree, m)
@@ -206,6 +206,7 @@ func (s *surgeon) repack(path []step, f func([]entry) []entry) {
 		list = append(list, entry{b.Key(i), bytes.Clone(b.Item(i))})
 	}
 	list = f(list)
+	slices.SortStableFunc(list, func(a, b entry) int { return a.key.Compare(b.key) })
 	need := 0
 	for _, e := range list {
 		need += ondisk.ItemSize + len(e.data)
