@@ -1,8 +1,8 @@
 package crashsim
 
 import (
+	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -13,10 +13,10 @@ import (
 // TestCrash cuts the power in workloads of some seeds, at every flush and between. A failure prints its seed and the
 // fewest operations that still fail.
 func TestCrash(t *testing.T) {
-	seeds, ops, images := 10, 110, 110
+	seeds, ops, images := 10, 110, 120
 	switch {
 	case oracle.Soak():
-		seeds, ops, images = 60, 400, 1700
+		seeds, ops, images = 60, 250, 1900
 	case testing.Short():
 		seeds, images = 2, 60
 	}
@@ -36,23 +36,53 @@ func TestCrash(t *testing.T) {
 		}
 		n, f := s.run(t.Context())
 		if f != nil {
-			t.Fatalf("IMGTOOL_SEED=%d\n%v", s.seed, shrink(t.Context(), f, 2*time.Minute))
+			t.Logf("IMGTOOL_SEED=%d %v: %v", s.seed, s.cfg, f.err)
+			t.Fatalf("shrunk: %v", shrink(t.Context(), f, 2*time.Minute))
 		}
 		total.add(n)
 	}
 	t.Logf("%d images of %d windows between flushes, %d generations, %d of them committed in the middle of an operation",
 		total.images, total.windows, total.generations, total.midway)
+	t.Logf("%d operations in the middle of a commit, %d commits without room for them", total.overlapped, total.crowded)
 	for _, k := range slices.Sorted(maps.Keys(outcomes)) {
 		t.Logf("%-18v %6d done, %6d refused", k, outcomes[k][0], outcomes[k][1])
 	}
-	if want := seeds * images * 9 / 10; total.images < want {
+	if want := seeds * images * 5 / 6; total.images < want {
 		t.Errorf("%d images, want %d at least", total.images, want)
 	}
-	if os.Getenv("IMGTOOL_SEED") == "" && !testing.Short() {
-		for k := range kinds {
-			if outcomes[k][0] == 0 {
-				t.Errorf("no %v in any workload", k)
+	for k := range kinds {
+		if n := outcomes[k]; n[0]+n[1] == 0 || n[0] == 0 && oracle.Soak() {
+			t.Errorf("no %v in any workload: %d refused", k, n[1])
+		}
+	}
+}
+
+// TestReplay runs workloads twice: all that a device is told is in the same places, so a seed gives the same crashes.
+// With a small bound on dirty blocks commits begin behind the workload's back, at no certain place.
+func TestReplay(t *testing.T) {
+	first := uint64(oracle.Seed(t))
+	for seed := first; seed < first+4; seed++ {
+		s := simulationOf(seed, 110, 0)
+		s.cfg.maxDirty = 0
+		var was []string
+		for range 2 {
+			h, err := record(t.Context(), s.cfg, s.ops, mutant{}, nil)
+			if err != nil {
+				t.Fatalf("IMGTOOL_SEED=%d: %v", seed, err)
 			}
+			var is []string
+			for _, e := range h.log {
+				is = append(is, fmt.Sprintf("%v of %d bytes at %d", e.Op, e.Len, e.Off))
+			}
+			for i := range min(len(is), len(was)) {
+				if is[i] != was[i] {
+					t.Fatalf("IMGTOOL_SEED=%d, %v: entry %d of the log is %s, and was %s", seed, s.cfg, i, is[i], was[i])
+				}
+			}
+			if was != nil && len(is) != len(was) {
+				t.Fatalf("IMGTOOL_SEED=%d, %v: %d entries in the log, and were %d", seed, s.cfg, len(is), len(was))
+			}
+			was = is
 		}
 	}
 }

@@ -29,19 +29,75 @@ func windows(log []*disk.Entry) []window {
 	return all
 }
 
-// canonical sorts each window of the log by address, if nothing in it overlaps.
-func canonical(log []*disk.Entry) {
+// piece is how many bytes a canonical write has at most: it does not cross a multiple of them.
+const piece = 16 << 10
+
+// canonical brings each window of the log into the one form that does not tell in which order things were written and
+// with which neighbours: discards first, then writes, sorted by address and cut into pieces, then discards of what was
+// written in the same window (which a sound engine has none of).
+func canonical(log []*disk.Entry) []*disk.Entry {
+	var out []*disk.Entry
+	at := 0
 	for _, w := range windows(log) {
-		part := slices.Clone(log[w.from:w.to])
-		slices.SortStableFunc(part, func(a, b *disk.Entry) int { return cmp.Compare(a.Off, b.Off) })
-		disjoint := true
-		for i := 1; i < len(part); i++ {
-			disjoint = disjoint && part[i-1].Off+part[i-1].Len <= part[i].Off
+		out = append(out, log[at:w.from]...)
+		out = append(out, tidy(log[w.from:w.to])...)
+		at = w.to
+	}
+	return append(out, log[at:]...)
+}
+
+// tidy is canonical for one window. One in which the order matters in another way stays as it is.
+func tidy(part []*disk.Entry) []*disk.Entry {
+	var first, writes, last []*disk.Entry
+	for i, e := range part {
+		if e.Op == disk.OpWrite {
+			writes = append(writes, e)
+			continue
 		}
-		if disjoint {
-			copy(log[w.from:w.to], part)
+		before, after := anyOverlaps(part[:i], e), anyOverlaps(part[i+1:], e)
+		switch {
+		case before && after:
+			return part
+		case before:
+			last = append(last, e)
+		default:
+			first = append(first, e)
 		}
 	}
+	for _, list := range [][]*disk.Entry{first, writes, last} {
+		slices.SortStableFunc(list, func(a, b *disk.Entry) int { return cmp.Compare(a.Off, b.Off) })
+	}
+	for i := 1; i < len(writes); i++ {
+		if writes[i-1].Off+writes[i-1].Len > writes[i].Off {
+			return part
+		}
+	}
+	return slices.Concat(first, pieces(writes), last)
+}
+
+// anyOverlaps reports whether a write among entries overlaps d.
+func anyOverlaps(entries []*disk.Entry, d *disk.Entry) bool {
+	return slices.ContainsFunc(entries, func(e *disk.Entry) bool {
+		return e.Op == disk.OpWrite && e.Off < d.Off+d.Len && d.Off < e.Off+e.Len
+	})
+}
+
+// pieces joins writes that are neighbours and cuts them at the multiples of a piece. They are sorted and disjoint.
+func pieces(writes []*disk.Entry) []*disk.Entry {
+	var out []*disk.Entry
+	for _, e := range writes {
+		for off, data := e.Off, e.Data; len(data) > 0; {
+			n := min(int64(len(data)), piece-off%piece)
+			next := &disk.Entry{Op: disk.OpWrite, Off: off, Len: n, Data: data[:n]}
+			if k := len(out) - 1; k >= 0 && off%piece != 0 && out[k].Off+out[k].Len == off {
+				next = &disk.Entry{Op: disk.OpWrite, Off: out[k].Off, Len: out[k].Len + n, Data: slices.Concat(out[k].Data, data[:n])}
+				out = out[:k]
+			}
+			out = append(out, next)
+			off, data = off+n, data[n:]
+		}
+	}
+	return out
 }
 
 // supers lists the generations of the primary superblocks among entries.

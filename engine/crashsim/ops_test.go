@@ -61,9 +61,9 @@ func (k kind) String() string { return kindNames[k] }
 // weights say how often each kind comes; of a thousand, roughly.
 var weights = [kinds]int{
 	opCreate: 50, opWrite: 150, opRewrite: 120, opTruncate: 30, opPunch: 25, opFallocate: 20, opClone: 25, opUnlink: 60,
-	opLink: 20, opSymlink: 15, opMknod: 8, opMkdir: 25, opRmdir: 12, opRename: 40, opXattr: 25, opAttr: 20, opChurn: 60, opMany: 20,
+	opLink: 20, opSymlink: 15, opMknod: 10, opMkdir: 25, opRmdir: 12, opRename: 40, opXattr: 25, opAttr: 20, opChurn: 60, opMany: 20,
 	opPrune: 12, opOpenUnlink: 15, opCloseFile: 10, opFill: 6, opDrain: 12, opSubvolume: 15, opSnapshot: 25,
-	opDeleteSubvolume: 20, opClean: 12, opCleanInterrupted: 8, opGrow: 2, opReadonly: 6, opLabel: 4, opCommit: 90,
+	opDeleteSubvolume: 25, opClean: 12, opCleanInterrupted: 8, opGrow: 2, opReadonly: 10, opLabel: 4, opCommit: 90,
 	opCommitOverlapped: 90, opReopen: 12,
 }
 
@@ -76,21 +76,26 @@ type op struct {
 
 func (o op) String() string { return fmt.Sprintf("%v(%d,%d,%d,%d)", o.kind, o.a, o.b, o.c, o.d) }
 
-// generate makes about n operations, at least seven.
-func generate(rng *rand.Rand, n int) []op {
+// generate makes about n operations: each kind as often as its weight says, but at least once, in random order behind
+// a few that make somewhere to go. Without grow there is no opGrow, which makes everything slow.
+func generate(rng *rand.Rand, n int, grow bool) []op {
 	total := 0
 	for _, w := range weights {
 		total += w
 	}
-	// The first ones make somewhere to go.
-	ops := append(make([]op, 0, n), op{kind: opSubvolume}, op{kind: opSubvolume, b: 1}, op{kind: opMkdir}, op{kind: opMkdir, c: 1},
-		op{kind: opMkdir, a: 2}, op{kind: opMany, a: 2}, op{kind: opCommit})
-	for len(ops) < n {
-		k, at := kind(0), rng.IntN(total)
-		for at >= weights[k] {
-			at -= weights[k]
-			k++
+	var deck []kind
+	for k, w := range weights {
+		if kind(k) == opGrow && !grow {
+			continue
 		}
+		for range max(1, w*n/total) {
+			deck = append(deck, kind(k))
+		}
+	}
+	rng.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+	ops := []op{{kind: opSubvolume}, {kind: opSubvolume, b: 1}, {kind: opMkdir}, {kind: opMkdir, c: 1}, {kind: opMkdir, a: 2},
+		{kind: opMany, a: 2}, {kind: opCommit}}
+	for _, k := range deck {
 		if k == opCommitOverlapped && rng.IntN(2) == 0 {
 			ops = append(ops, op{kind: opChurn, a: rng.Uint32(), b: rng.Uint32(), d: rng.Uint32()})
 		}

@@ -18,6 +18,7 @@ import (
 
 // history is a workload that has run: what the device was told, and what had been committed.
 type history struct {
+	cfg                 config
 	base                *disk.Mem     // before the log
 	log                 []*disk.Entry // in canonical order
 	overlapped, crowded int           // see world
@@ -70,7 +71,7 @@ func record(ctx context.Context, cfg config, ops []op, mu mutant, seen func(kind
 	if err := fs.Close(); err != nil {
 		return nil, err
 	}
-	h := &history{base: mem.Clone(), states: w.states}
+	h := &history{cfg: cfg, base: mem.Clone(), states: w.states}
 	rec := disk.NewRecorder(mem)
 	w.dev = keepOpen{rec}
 	if err := w.run(ctx, ops); err != nil {
@@ -80,7 +81,7 @@ func record(ctx context.Context, cfg config, ops []op, mu mutant, seen func(kind
 	if mu.tamper != nil {
 		h.log = mu.tamper(h.log)
 	}
-	canonical(h.log)
+	h.log = canonical(h.log)
 	return h, h.fillIn(ctx)
 }
 
@@ -195,13 +196,18 @@ func (w *world) trace(e trace.Event) {
 	for _, o := range ops {
 		if !w.roomy() {
 			w.crowded++
-			return
+			break
 		}
 		w.overlapped++
 		if err := w.do(w.fileCtx, o); err != nil {
 			w.overlapErr = fmt.Errorf("in the commit of %d: %w", e.Gen, err)
 			return
 		}
+	}
+	// Small pieces of data are written behind their writers' backs. Reading waits for them, so that they come before
+	// the flush that is next in every run.
+	if _, err := stateOf(w.fileCtx, w.fs); err != nil {
+		w.overlapErr = fmt.Errorf("in the commit of %d: %w", e.Gen, err)
 	}
 }
 

@@ -21,9 +21,10 @@ type simulation struct {
 	seen   func(kind, error)
 }
 
-// simulationOf makes the simulation of a seed.
-func simulationOf(seed uint64, ops, images int) simulation {
-	return simulation{seed: seed, cfg: configFor(seed), ops: generate(rand.New(rand.NewPCG(seed, 1)), ops), images: images}
+// simulationOf makes the simulation of a seed, with about n operations.
+func simulationOf(seed uint64, n, images int) simulation {
+	ops := generate(rand.New(rand.NewPCG(seed, 1)), n, seed%6 == 1)
+	return simulation{seed: seed, cfg: configFor(seed), ops: ops, images: images}
 }
 
 // failure is a crash that was not survived, or a workload that went wrong without one.
