@@ -21,7 +21,7 @@ for dir in $dirs; do
   for target in $(grep '^Fuzz' <<<"$listed"); do
     echo "== fuzz: $dir $target"
     events="$out/fuzz-$(tr -c 'A-Za-z0-9\n' '-' <<<"$dir")-$target.json"
-    $GO test -json -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-3s}" "$dir" | bin/testsum -save "$events" || status=1
+    $GO test -json -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-3s}" -fuzzminimizetime 10x "$dir" | bin/testsum -save "$events" || status=1
   done
 done
 exit $status

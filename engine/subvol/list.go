@@ -44,6 +44,9 @@ func (m *Manager) List(ctx context.Context) ([]Info, error) {
 	}
 	live := infos[:0]
 	for _, in := range infos {
+		if r := m.db.OpenRoot(in.ID); r != nil {
+			in = infoOf(in.ID, r.Snapshot()) // changed, or deleted, in the running transaction
+		}
 		if in.Dead {
 			continue
 		}

@@ -105,6 +105,13 @@ func (db *DB) Root(ctx context.Context, id ondisk.TreeID) (*Root, error) {
 	return r, nil
 }
 
+// OpenRoot returns the root of a tree if it is open, nil otherwise. Its item may be newer than the one in the root tree.
+func (db *DB) OpenRoot(id ondisk.TreeID) *Root {
+	db.treesMu.Lock()
+	defer db.treesMu.Unlock()
+	return db.roots[id]
+}
+
 // AnyRoot is Root that also returns trees under deletion.
 func (db *DB) AnyRoot(ctx context.Context, id ondisk.TreeID) (*Root, error) {
 	db.treesMu.Lock()
