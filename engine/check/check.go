@@ -98,7 +98,7 @@ func Image(ctx context.Context, devs []disk.Device, o Options) (*Report, error) 
 func (c *checker) run() error {
 	for _, step := range []func() error{
 		c.superblocks, c.useBackup, c.chunkTree, c.rootTree, c.otherTrees, c.fileTrees, c.logTrees,
-		c.links, c.extentTable, c.refs, c.space, c.freeSpace, c.files, c.subvolumes, c.uuidTree, c.data,
+		c.treesRead, c.links, c.extentTable, c.refs, c.space, c.freeSpace, c.files, c.subvolumes, c.uuidTree, c.data,
 	} {
 		if err := step(); err != nil {
 			return err
@@ -107,6 +107,12 @@ func (c *checker) run() error {
 			return err
 		}
 	}
+	return nil
+}
+
+// treesRead ends the first and longest step.
+func (c *checker) treesRead() error {
+	c.progress.end()
 	return nil
 }
 
@@ -139,18 +145,29 @@ func supported(err error) error {
 
 // lostTrees knows in which trees blocks were lost: comparisons with those trees would report what follows from the loss.
 type lostTrees struct {
-	mu  sync.Mutex
-	in  map[ondisk.TreeID]bool
-	any bool
+	mu    sync.RWMutex
+	trees map[ondisk.TreeID]bool
 }
 
 func (l *lostTrees) add(t ondisk.TreeID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.in == nil {
-		l.in = map[ondisk.TreeID]bool{}
+	if l.trees == nil {
+		l.trees = map[ondisk.TreeID]bool{}
 	}
-	l.in[t], l.any = true, true
+	l.trees[t] = true
+}
+
+func (l *lostTrees) in(t ondisk.TreeID) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.trees[t]
+}
+
+func (l *lostTrees) any() bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return len(l.trees) > 0
 }
 
 // progress counts bytes done and passes them on now and then.
@@ -169,6 +186,13 @@ func (p *progress) begin(step string, done, total uint64) {
 	p.told.Store(done)
 	if p.tell != nil {
 		p.tell(Progress{step, done, total})
+	}
+}
+
+// end says that a step is done, whatever was expected.
+func (p *progress) end() {
+	if p.tell != nil && p.step != "" {
+		p.tell(Progress{p.step, p.total, p.total})
 	}
 }
 

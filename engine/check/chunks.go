@@ -79,7 +79,7 @@ func (c *checker) chunkTree() error {
 
 // sysArray compares the SYSTEM chunks of the superblock with the chunk tree, both ways.
 func (c *checker) sysArray() {
-	if c.lost.in[ondisk.ChunkTree] {
+	if c.lost.in(ondisk.ChunkTree) {
 		return
 	}
 	at := Finding{ID: SuperSysArray, Block: ondisk.Logical(c.sb.Bytenr())}
@@ -121,7 +121,7 @@ func (c *checker) chunkAt(l ondisk.Logical) *chunkItem {
 func (c *checker) devices() {
 	want := c.wantedDevExtents()
 	slices.SortFunc(c.devExtents, compareDevExtents)
-	lostDev, lostChunk := c.lost.in[ondisk.DevTree], c.lost.in[ondisk.ChunkTree]
+	lostDev, lostChunk := c.lost.in(ondisk.DevTree), c.lost.in(ondisk.ChunkTree)
 	used := map[uint64]uint64{}
 	for i, e := range c.devExtents {
 		at := Finding{Root: ondisk.DevTree, Device: e.dev, Extent: e.chunk}
@@ -178,7 +178,7 @@ func (c *checker) stripesWithoutExtent(want []devExtent) {
 			c.found(Finding{ID: ChunkNoDevExtent, Root: ondisk.DevTree, Device: w.dev, Extent: w.chunk},
 				"the chunk's stripe at %d of %d bytes has no device extent", uint64(w.start), w.length)
 		}
-		if c.devItem(w.dev) == nil && !c.lost.in[ondisk.ChunkTree] {
+		if c.devItem(w.dev) == nil && !c.lost.in(ondisk.ChunkTree) {
 			c.found(Finding{ID: ChunkNoDevice, Root: ondisk.ChunkTree, Device: w.dev, Extent: w.chunk}, "a stripe lies on a device that has no DEV_ITEM")
 		}
 	}
@@ -203,7 +203,7 @@ func (c *checker) deviceItems(used map[uint64]uint64, lostDev bool) {
 		}
 		c.superDevItem(d)
 	}
-	if c.lost.in[ondisk.ChunkTree] {
+	if c.lost.in(ondisk.ChunkTree) {
 		return
 	}
 	if total != c.sb.TotalBytes() {

@@ -48,7 +48,7 @@ func (c *checker) covered(start, length uint64) uint64 {
 
 // csumsWithoutExtent looks for checksums of what no data extent holds.
 func (c *checker) csumsWithoutExtent() {
-	if c.lost.in[ondisk.ExtentTree] {
+	if c.lost.in(ondisk.ExtentTree) {
 		return
 	}
 	i := 0

@@ -28,6 +28,7 @@ func (c *checker) data() error {
 	}
 	c.progress.begin("data", 0, total)
 	// One leaf at a time, its data by all workers.
+	defer c.progress.end()
 	return c.readRuns([]*worker{{c: c}}, ids, false, func(_ *worker, _ uint32, b ondisk.Block) {
 		pieces := c.pieces(b)
 		_ = c.eachChunk(len(pieces), 1, func(i, _ int) { // a cancellation ends readRuns, too

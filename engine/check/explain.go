@@ -52,7 +52,7 @@ func (c *checker) refs() error {
 			bad[uint32(i)] = true
 		}
 	}
-	if len(bad) == 0 || c.lost.in[ondisk.ExtentTree] {
+	if len(bad) == 0 || c.lost.in(ondisk.ExtentTree) {
 		return nil
 	}
 	claims, err := c.claims(bad)
@@ -83,7 +83,7 @@ func (c *checker) explainExtent(claims []claim) {
 		made += claims[i].made
 	}
 	if made == 0 {
-		if !c.lost.any {
+		if !c.lost.any() {
 			at.ID = ExtentUnused
 			c.found(at, "%s of %d bytes with %d references, but no tree refers to it", kindOfExtent(e.tree), e.length, e.refs)
 		}
@@ -104,14 +104,14 @@ func (c *checker) explainExtent(claims []claim) {
 		switch {
 		case sum.listed == sum.made:
 		case sum.made == 0:
-			if !c.lost.any { // who makes it may be in a lost block
+			if !c.lost.any() { // who makes it may be in a lost block
 				at.ID = ids[0]
 				c.found(at, "%v is listed, but no tree makes this reference", sum.ref)
 			}
 		case sum.listed == 0:
 			at.ID = ids[1]
 			c.found(at, "block %d makes a reference that is not listed: %v", uint64(c.blocks[sum.from].addr), sum.ref)
-		case !c.lost.any || sum.made > sum.listed:
+		case !c.lost.any() || sum.made > sum.listed:
 			at.ID = ids[2]
 			c.found(at, "%v is listed %d times and made %d times", sum.ref, sum.listed, sum.made)
 		}

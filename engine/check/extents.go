@@ -113,7 +113,7 @@ func (c *checker) indexExtents() {
 	for _, k := range c.keyed {
 		i, ok := c.extentAt.get(k.addr)
 		if !ok {
-			if !c.lost.in[ondisk.ExtentTree] {
+			if !c.lost.in(ondisk.ExtentTree) {
 				c.found(Finding{ID: BackrefNoExtent, Root: ondisk.ExtentTree, Block: k.at, Extent: ondisk.Logical(k.addr)}, "%v, but there is no extent", k.ref)
 			}
 			continue
@@ -153,7 +153,7 @@ func (c *checker) extentTable() error {
 			c.found(at, "extent of %d bytes begins inside the extent before it, which ends at %d", e.length, reach)
 		}
 		reach = max(reach, e.addr+e.length)
-		if e.refs != e.counted && !c.lost.in[ondisk.ExtentTree] {
+		if e.refs != e.counted && !c.lost.in(ondisk.ExtentTree) {
 			at.ID = ExtentRefs
 			c.found(at, "%d references, its backrefs count %d", e.refs, e.counted)
 		}

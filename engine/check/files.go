@@ -83,7 +83,7 @@ func (c *checker) made(r *dataRef) {
 	at := Finding{Root: c.blocks[r.leaf].tree, Block: c.blocks[r.leaf].addr, Inode: r.ino, Extent: ondisk.Logical(r.addr)}
 	switch {
 	case !ok:
-		if !c.lost.in[ondisk.ExtentTree] {
+		if !c.lost.in(ondisk.ExtentTree) {
 			at.ID = DataNoExtent
 			c.found(at, "a file uses %d bytes here, for which there is no extent", r.length)
 		}

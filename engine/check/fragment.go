@@ -131,7 +131,7 @@ func (c *checker) judgeFile(f *fragment, say func(ID, string, ...any)) {
 	if gap := f.firstGap(); typ == ondisk.ModeReg && gap < f.size && f.nlink > 0 && !c.sb.HasIncompat(ondisk.IncompatNoHoles) {
 		say(FileHole, "no file extent covers offset %d, and holes must have one here", gap)
 	}
-	if c.lost.in[ondisk.CsumTree] {
+	if c.lost.in(ondisk.CsumTree) {
 		return
 	}
 	if f.flags&ondisk.InodeNoDataSum != 0 {

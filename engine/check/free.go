@@ -57,7 +57,7 @@ func (c *checker) freeSpace() error {
 	if !c.sb.HasCompatRO(ondisk.CompatROFreeSpaceTree | ondisk.CompatROFreeSpaceTreeValid) {
 		return nil // there is none, or the kernel will make it anew
 	}
-	if c.lost.in[ondisk.FreeSpaceTree] || c.lost.in[ondisk.ExtentTree] || c.lost.in[ondisk.BlockGroupTree] {
+	if c.lost.in(ondisk.FreeSpaceTree) || c.lost.in(ondisk.ExtentTree) || c.lost.in(ondisk.BlockGroupTree) {
 		return nil
 	}
 	c.dropForgotten()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"runtime"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"imgtool/disk"
 	"imgtool/engine/check"
 	"imgtool/engine/fserr"
+	"imgtool/engine/internal/oracle"
 	"imgtool/engine/ondisk"
 )
 
@@ -159,41 +161,75 @@ func TestFindingsBounded(t *testing.T) {
 	}
 }
 
-// FuzzCheck changes bytes of tree blocks and superblocks and mends their checksums, so that what is behind them is
-// reached: a check ends, with a report or an error, in bounded memory, and never panics.
+// mutant makes hostile images of the base image: bytes of tree blocks and of the superblock change, and checksums are
+// mended, so that what is behind them is reached.
+type mutant struct {
+	base   *base
+	blocks []ondisk.Logical
+}
+
+func newMutant(t testing.TB) *mutant {
+	b := baseImage(t, "")
+	s := newSurgeon(t, b.dev)
+	m := &mutant{base: b}
+	for _, id := range []ondisk.TreeID{ondisk.RootTree, ondisk.ChunkTree, ondisk.ExtentTree, ondisk.DevTree, ondisk.CsumTree,
+		ondisk.FreeSpaceTree, ondisk.UUIDTree, ondisk.FSTree, b.snap, s.groupTree()} {
+		s.each(s.root(id), func(_ []step, n ondisk.Block) bool { m.blocks = append(m.blocks, n.Header().Bytenr()); return true })
+	}
+	return m
+}
+
+// check makes an image, six bytes of change at a time (block, place, what is xored in), and checks it: that ends with a
+// report or an error, in bounded memory and without a panic.
+func (m *mutant) check(t testing.TB, change []byte, super uint8) {
+	s := newSurgeon(t, m.base.dev.Clone())
+	for ; len(change) >= 6; change = change[6:] {
+		s.edit(m.blocks[(int(change[0])<<8|int(change[1]))%len(m.blocks)], func(n ondisk.Block) {
+			i := (int(change[2])<<8 | int(change[3])) % (len(n) - 1)
+			n[i] ^= change[4]
+			n[i+1] ^= change[5]
+		})
+	}
+	if super > 0 {
+		s.super(-1, func(sb *ondisk.SuperBlock) { sb[48+int(super)*3] ^= super })
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	_, err := check.Image(t.Context(), []disk.Device{s.dev}, check.Options{DataCsum: super%2 == 1, Backup: super%7 == 3})
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<30 {
+		t.Errorf("%d bytes were allocated (error %v)", n, err)
+	}
+}
+
+// TestMutants checks random hostile images.
+func TestMutants(t *testing.T) {
+	seed := oracle.Seed(t)
+	rnd := rand.New(rand.NewPCG(uint64(seed), 9))
+	m := newMutant(t)
+	n := 100
+	if oracle.Soak() {
+		n = 100_000
+	}
+	for range n {
+		change := make([]byte, 6*(1+rnd.IntN(4)))
+		for i := range change {
+			change[i] = byte(rnd.Uint32())
+		}
+		for i := 2; i < len(change); i += 6 {
+			if rnd.IntN(2) == 0 {
+				change[i] = byte(rnd.IntN(3)) // headers and the first items
+			}
+		}
+		m.check(t, change, uint8(max(0, rnd.IntN(400)-200)))
+	}
+}
+
+// FuzzCheck is TestMutants with a mind.
 func FuzzCheck(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 101, 0, 5}, uint8(0))
 	f.Add([]byte{1, 1, 0, 96, 255, 255, 2, 0, 0, 100, 7, 0}, uint8(1))
 	f.Add([]byte{3, 7, 0, 150, 8, 8, 9, 7, 1, 0, 1, 1, 9, 9, 15, 100, 255, 0}, uint8(2))
-	b := baseImage(f, "")
-	s := newSurgeon(f, b.dev)
-	var blocks []ondisk.Logical
-	trees := []ondisk.TreeID{ondisk.RootTree, ondisk.ChunkTree, ondisk.ExtentTree, ondisk.DevTree, ondisk.CsumTree,
-		ondisk.FreeSpaceTree, ondisk.UUIDTree, ondisk.FSTree, b.snap, s.groupTree()}
-	for _, id := range trees {
-		s.each(s.root(id), func(_ []step, n ondisk.Block) bool { blocks = append(blocks, n.Header().Bytenr()); return true })
-	}
-	f.Fuzz(func(t *testing.T, change []byte, super uint8) {
-		own := &surgeon{t: t, dev: b.dev.Clone(), sb: s.sb}
-		own.vol = newSurgeon(t, own.dev).vol
-		// Six bytes a change: block, place, what is xored in.
-		for ; len(change) >= 6; change = change[6:] {
-			at := blocks[(int(change[0])<<8|int(change[1]))%len(blocks)]
-			own.edit(at, func(n ondisk.Block) {
-				i := (int(change[2])<<8 | int(change[3])) % (len(n) - 1)
-				n[i] ^= change[4]
-				n[i+1] ^= change[5]
-			})
-		}
-		if super > 0 {
-			own.super(-1, func(sb *ondisk.SuperBlock) { sb[48+int(super)*3] ^= super })
-		}
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		_, err := check.Image(t.Context(), []disk.Device{own.dev}, check.Options{DataCsum: super%2 == 1, Backup: super%7 == 3})
-		runtime.ReadMemStats(&after)
-		if n := after.TotalAlloc - before.TotalAlloc; n > 1<<30 {
-			t.Errorf("%d bytes were allocated (error %v)", n, err)
-		}
-	})
+	m := newMutant(f)
+	f.Fuzz(func(t *testing.T, change []byte, super uint8) { m.check(t, change, super) })
 }

@@ -31,7 +31,7 @@ func (c *checker) logTrees() error {
 	for _, w := range workers {
 		for i := range w.parts.roots {
 			r := &w.parts.roots[i]
-			if c.root(ondisk.TreeID(r.offset)) == nil && !c.lost.in[ondisk.RootTree] {
+			if c.root(ondisk.TreeID(r.offset)) == nil && !c.lost.in(ondisk.RootTree) {
 				c.found(Finding{ID: LogNoRoot, Root: ondisk.TreeLogTree, Block: r.at}, "the log has changes of subvolume %d, which is not there", r.offset)
 			}
 			r.id = ondisk.TreeLogTree

@@ -118,7 +118,7 @@ func (c *checker) rootPointer(r *treeRoot) {
 
 // blockExtent compares a tree block with its extent item.
 func (c *checker) blockExtent(b *block) {
-	if c.lost.in[ondisk.ExtentTree] {
+	if c.lost.in(ondisk.ExtentTree) {
 		return
 	}
 	at := Finding{Root: b.tree, Block: b.addr}

@@ -152,7 +152,7 @@ func (c *checker) wantRoots() {
 	for _, id := range need {
 		if c.root(id) == nil {
 			c.lost.add(id)
-			if c.lost.in[ondisk.RootTree] {
+			if c.lost.in(ondisk.RootTree) {
 				continue // the item may be in a lost block
 			}
 			c.found(Finding{ID: RootMissing, Root: id}, "the root tree has no item for the tree %v", id)

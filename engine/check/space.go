@@ -31,14 +31,14 @@ func (c *checker) groupAt(addr uint64) *group {
 func (c *checker) space() error {
 	slices.SortFunc(c.groups, func(a, b group) int { return cmp.Compare(a.start, b.start) })
 	c.devices()
-	lostGroups := c.lost.in[ondisk.ExtentTree] || c.lost.in[ondisk.BlockGroupTree]
+	lostGroups := c.lost.in(ondisk.ExtentTree) || c.lost.in(ondisk.BlockGroupTree)
 	for i := range c.groups {
 		g := &c.groups[i]
 		at := Finding{Root: g.tree, Block: g.at, Extent: ondisk.Logical(g.start)}
 		k := c.chunkAt(ondisk.Logical(g.start))
 		switch {
 		case k == nil || uint64(k.start) != g.start || k.length() != g.length:
-			if !c.lost.in[ondisk.ChunkTree] {
+			if !c.lost.in(ondisk.ChunkTree) {
 				at.ID = GroupNoChunk
 				c.found(at, "block group of %d bytes has no chunk of the same range", g.length)
 			}
@@ -61,7 +61,7 @@ func (c *checker) space() error {
 
 // usedSpace adds the extents up by block group.
 func (c *checker) usedSpace() {
-	if c.lost.in[ondisk.ExtentTree] {
+	if c.lost.in(ondisk.ExtentTree) {
 		return
 	}
 	used := make([]uint64, len(c.groups))

@@ -10,7 +10,7 @@ import (
 
 // subvolumes compares root items, root refs and the directory entries that lead into subvolumes.
 func (c *checker) subvolumes() error {
-	if c.lost.in[ondisk.RootTree] {
+	if c.lost.in(ondisk.RootTree) {
 		return nil
 	}
 	places := map[ondisk.TreeID]int{}
@@ -168,7 +168,7 @@ func (c *checker) lookup(r *treeRoot, key ondisk.Key) ([]byte, bool) {
 // uuidTree compares the uuid tree with the subvolumes. The kernel makes the tree anew if the superblock says that it is old.
 func (c *checker) uuidTree() error {
 	tree := c.root(ondisk.UUIDTree)
-	if tree == nil || c.lost.in[ondisk.UUIDTree] || c.lost.in[ondisk.RootTree] || c.sb.UUIDTreeGeneration() != uint64(c.sb.Generation()) {
+	if tree == nil || c.lost.in(ondisk.UUIDTree) || c.lost.in(ondisk.RootTree) || c.sb.UUIDTreeGeneration() != uint64(c.sb.Generation()) {
 		return nil
 	}
 	compare := func(a, b uuidEntry) int { return cmp.Or(a.key.Compare(b.key), cmp.Compare(a.id, b.id)) }

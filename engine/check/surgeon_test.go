@@ -2,7 +2,6 @@ package check_test
 
 import (
 	"bytes"
-	"fmt"
 	"slices"
 	"testing"
 
@@ -248,13 +247,6 @@ func (s *surgeon) node(tree ondisk.TreeID) (addr ondisk.Logical, b ondisk.Block)
 	return addr, b
 }
 
-// leaf returns the leaf that holds the first item that matches.
-func (s *surgeon) leaf(tree ondisk.TreeID, m match) ondisk.Logical {
-	s.t.Helper()
-	path := s.find(tree, m)
-	return path[len(path)-1].addr
-}
-
 // super changes superblock copies: all, or one.
 func (s *surgeon) super(which int, f func(sb *ondisk.SuperBlock)) {
 	s.t.Helper()
@@ -289,5 +281,3 @@ func (s *surgeon) smash(l ondisk.Logical, copies ...int) {
 func is(typ ondisk.ItemType, id ondisk.ObjectID) match {
 	return func(k ondisk.Key, _ []byte) bool { return k.Type == typ && (id == 0 || k.ObjectID == id) }
 }
-
-func (s *surgeon) String() string { return fmt.Sprintf("image with generation %d", s.sb.Generation()) }
