@@ -1,4 +1,4 @@
-package treecheck
+package treecheck_test
 
 import (
 	"fmt"
@@ -9,20 +9,23 @@ import (
 
 	"imgtool/engine/internal/oracle"
 	"imgtool/engine/ondisk"
+	"imgtool/engine/treecheck"
 )
+
+const mib = 1 << 20
 
 // scan calls fn for each tree block in the image file, live or not: everything with the file system's id and a right
 // checksum. Below 2 MiB stand the blocks of mkfs.btrfs' temporary first trees, which it never reads again.
-func scan(t testing.TB, img string, fn func(c *Context, b ondisk.Block)) {
+func scan(t testing.TB, img string, fn func(c *treecheck.Context, b ondisk.Block)) {
 	data, err := os.ReadFile(img)
 	if err != nil {
 		t.Fatal(err)
 	}
 	sb := ondisk.AsSuperBlock(data[ondisk.SuperOffsets[0]:])
-	if err := Super(sb); err != nil {
+	if err := treecheck.Super(sb); err != nil {
 		t.Fatal(err)
 	}
-	c := FromSuper(sb)
+	c := treecheck.FromSuper(sb)
 	for off := 2 * mib; off+c.NodeSize <= len(data); off += c.SectorSize {
 		if slices.Contains(ondisk.SuperOffsets[:], ondisk.Physical(off)) {
 			continue
@@ -45,15 +48,15 @@ func TestNoFalseAlarms(t *testing.T) {
 			oracle.Mkfs(t, img, 256*mib, args...)
 			kernelWork(t, img, args)
 			blocks, types := 0, map[ondisk.ItemType]int{}
-			scan(t, img, func(c *Context, b ondisk.Block) {
+			scan(t, img, func(c *treecheck.Context, b ondisk.Block) {
 				blocks++
 				w := *c
 				w.Write = true
-				if err := Block(b, &w); err != nil {
+				if err := treecheck.Block(b, &w); err != nil {
 					t.Error(err)
 					return
 				}
-				trust(t, b)
+				treecheck.Trust(t, b)
 				for i := range b.NrItems() {
 					types[b.Key(i).Type]++
 				}
@@ -96,7 +99,7 @@ func TestFlippedBits(t *testing.T) {
 	img := filepath.Join(t.TempDir(), "img")
 	oracle.Mkfs(t, img, 256*mib, "-n", "4096", "-r", ".")
 	tried, found := 0, 0
-	scan(t, img, func(c *Context, b ondisk.Block) {
+	scan(t, img, func(c *treecheck.Context, b ondisk.Block) {
 		d := make(ondisk.Block, len(b))
 		for at := ondisk.CsumSize; at < len(b); at += 7 {
 			copy(d, b)
@@ -105,10 +108,10 @@ func TestFlippedBits(t *testing.T) {
 			}
 			d[at] ^= 1 << (at % 8)
 			tried++
-			if Block(d, c) != nil {
+			if treecheck.Block(d, c) != nil {
 				found++
 			} else {
-				trust(t, d)
+				treecheck.Trust(t, d)
 			}
 		}
 	})
@@ -121,9 +124,9 @@ func TestFlippedBits(t *testing.T) {
 func BenchmarkBlock(b *testing.B) {
 	img := filepath.Join(b.TempDir(), "img")
 	oracle.Mkfs(b, img, 256*mib, "-r", "/etc")
-	var c *Context
+	var c *treecheck.Context
 	var full ondisk.Block
-	scan(b, img, func(sc *Context, k ondisk.Block) {
+	scan(b, img, func(sc *treecheck.Context, k ondisk.Block) {
 		if k.IsLeaf() && (full == nil || k.NrItems() > full.NrItems()) {
 			c, full = sc, k
 		}
@@ -132,7 +135,7 @@ func BenchmarkBlock(b *testing.B) {
 	b.ReportAllocs()
 	b.SetBytes(int64(len(full)))
 	for b.Loop() {
-		if err := Block(full, c); err != nil {
+		if err := treecheck.Block(full, c); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -14,7 +14,7 @@ type CheckOptions struct {
 }
 
 // Check fails the test unless `btrfs check --readonly --check-data-csum` finds nothing wrong, with its output in the
-// message. imgs are the devices of one file system; more than one needs root, since btrfs check finds the others
+// message, and imgtool's own checker neither. imgs are the devices of one file system; more than one needs root, since btrfs check finds the others
 // only if they are block devices (they are attached to loop devices for the time of the check).
 func Check(t testing.TB, imgs ...string) {
 	t.Helper()
@@ -32,6 +32,9 @@ func CheckWith(t testing.TB, o CheckOptions, imgs ...string) {
 	t.Helper()
 	if err := CheckErr(t, o, imgs...); err != nil {
 		t.Fatalf("oracle: btrfs check does not accept the image:\n%v", err)
+	}
+	if err := ownCheck(!o.NoDataCsum, imgs...); err != nil {
+		t.Fatalf("oracle: btrfs check accepts the image, imgtool's own checker does not:\n%v", err)
 	}
 }
 
