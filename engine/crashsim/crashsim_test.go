@@ -40,6 +40,9 @@ func TestCrash(t *testing.T) {
 			t.Fatalf("shrunk: %v", shrink(t.Context(), f, 2*time.Minute))
 		}
 		total.add(n)
+		if oracle.Soak() {
+			t.Logf("seed %d: %d images; %v", s.seed, n.images, s.cfg)
+		}
 	}
 	t.Logf("%d images of %d windows between flushes, %d generations, %d of them committed in the middle of an operation",
 		total.images, total.windows, total.generations, total.midway)
@@ -47,11 +50,15 @@ func TestCrash(t *testing.T) {
 	for _, k := range slices.Sorted(maps.Keys(outcomes)) {
 		t.Logf("%-18v %6d done, %6d refused", k, outcomes[k][0], outcomes[k][1])
 	}
-	if want := seeds * images * 5 / 6; total.images < want {
+	want := seeds * images * 5 / 6 // the number asked for is rounded down in each window
+	if oracle.Soak() {
+		want = 100_000
+	}
+	if total.images < want {
 		t.Errorf("%d images, want %d at least", total.images, want)
 	}
 	for k := range kinds {
-		if n := outcomes[k]; n[0]+n[1] == 0 || n[0] == 0 && oracle.Soak() {
+		if n := outcomes[k]; n[0]+n[1] == 0 && seeds >= 6 || n[0] == 0 && oracle.Soak() {
 			t.Errorf("no %v in any workload: %d refused", k, n[1])
 		}
 	}

@@ -19,9 +19,9 @@
 // The log of the device falls into windows between flushes. Whatever stands before a window is on the medium; of the
 // window any subset may be, in any order, and of a write any of its 512-byte sectors (disk.Recorder.CrashImage, whose
 // rules hold here). For each window there is the image that has nothing of it, which is the state right behind a
-// flush, and images with subsets by seed, more of them the more the window holds. Inside a window the log is sorted by
-// address (canonical), since the goroutines that write out have no order among themselves: so a seed gives the same
-// images in each run.
+// flush, and images with subsets by seed, more of them the more the window holds. Inside a window the log is brought
+// into one form (canonical), since the goroutines that write out have no order among themselves: so a seed gives the
+// same images in each run. Only with a small bound on dirty blocks do commits begin at no certain place.
 //
 // # Overlap
 //
