@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"imgtool/disk"
@@ -21,6 +22,7 @@ type kernel struct {
 	mounts           int // of how many that are checked one is mounted too
 	images           int
 	checked, mounted int
+	second           int // opinions
 }
 
 // look is simulation.sample. btrfs-progs and the kernel read the primary superblock only, so an image in which it is torn
@@ -40,7 +42,7 @@ func (k *kernel) look(c crash, h *history) error {
 	}
 	defer os.Remove(img)
 	k.checked++
-	if err := oracle.CheckErr(k.t, oracle.CheckOptions{}, img); err != nil {
+	if err := k.btrfsCheck(img); err != nil {
 		return fmt.Errorf("btrfs check, after the crash: %w", err)
 	}
 	if k.checked%k.mounts != 0 {
@@ -60,10 +62,26 @@ func (k *kernel) look(c crash, h *history) error {
 	if !bytes.Equal(got, h.states[gen]) {
 		return fmt.Errorf("the kernel shows another state of generation %d: %s", gen, oracle.ManifestDiff(h.states[gen], got))
 	}
-	if err := oracle.CheckErr(k.t, oracle.CheckOptions{}, img); err != nil {
+	if err := k.btrfsCheck(img); err != nil {
 		return fmt.Errorf("btrfs check, after the kernel's mount: %w", err)
 	}
 	return nil
+}
+
+// btrfsCheck asks `btrfs check`, and its lowmem mode for a second opinion where it objects to the file trees without
+// naming an inode. That it does (6.14) for a snapshot that shares the leaf of a file which was open and had no name when
+// the snapshot was taken: also on what the kernel has on disk right after taking such a snapshot.
+func (k *kernel) btrfsCheck(img string) error {
+	err := oracle.CheckErr(k.t, oracle.CheckOptions{}, img)
+	if err == nil {
+		return nil
+	}
+	text := err.Error()
+	if strings.Count(text, "ERROR:") == 1 && strings.Contains(text, "ERROR: errors found in fs roots") && !strings.Contains(text, " inode ") {
+		k.second++
+		return oracle.CheckErr(k.t, oracle.CheckOptions{LowMem: true}, img)
+	}
+	return err
 }
 
 // primary returns the generation of the primary superblock, if it is whole.
@@ -96,7 +114,7 @@ func TestKernel(t *testing.T) {
 			t.Fatalf("IMGTOOL_SEED=%d\n%v", s.seed, f)
 		}
 	}
-	t.Logf("%d images, %d of them checked, %d mounted", k.images, k.checked, k.mounted)
+	t.Logf("%d images, %d of them checked (%d by lowmem mode too), %d mounted", k.images, k.checked, k.second, k.mounted)
 	if k.checked == 0 || k.mounted == 0 && !testing.Short() {
 		t.Error("the kernel was not asked")
 	}
