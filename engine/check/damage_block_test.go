@@ -3,6 +3,7 @@ package check_test
 import (
 	"encoding/binary"
 
+	"imgtool/disk"
 	"imgtool/engine/check"
 	"imgtool/engine/ondisk"
 )
@@ -25,7 +26,7 @@ var blockDamage = []damage{
 		start, _ := s.dataChunk()
 		for _, c := range s.vol.Chunks() {
 			if c.Type&ondisk.BGMetadata != 0 {
-				s.must(s.dev.Truncate(int64(c.Stripes[0].Offset) + int64(s.someLeaf()-c.Start)))
+				s.must(s.dev.(*disk.Mem).Truncate(int64(c.Stripes[0].Offset) + int64(s.someLeaf()-c.Start)))
 			}
 		}
 		_ = start

@@ -3,6 +3,7 @@ package check_test
 import (
 	"encoding/binary"
 
+	"imgtool/disk"
 	"imgtool/engine/check"
 	"imgtool/engine/ondisk"
 )
@@ -57,7 +58,7 @@ var superDamage = []damage{
 	{want: check.DeviceMissing, spoil: func(s *surgeon, _ *base) {
 		s.super(-1, func(sb *ondisk.SuperBlock) { sb.SetNumDevices(2) })
 	}},
-	{want: check.DeviceShort, spoil: func(s *surgeon, _ *base) { s.must(s.dev.Truncate(imageSize - 1<<20)) }},
+	{want: check.DeviceShort, spoil: func(s *surgeon, _ *base) { s.must(s.dev.(*disk.Mem).Truncate(imageSize - 1<<20)) }},
 	{want: check.DeviceUsed, spoil: func(s *surgeon, _ *base) {
 		s.item(ondisk.ChunkTree, is(ondisk.DevItemKey, 0), func(it []byte) {
 			d := ondisk.AsDevItem(it)

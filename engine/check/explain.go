@@ -141,7 +141,7 @@ func (c *checker) claims(bad map[uint32]bool) ([]claim, error) {
 	}
 	for _, r := range c.allRoots() {
 		if e := c.blocks[r.block].ext; e >= 0 {
-			add(claim{ext: uint32(e), ref: ref{kind: ondisk.TreeBlockRefKey, a: uint64(r.id)}, made: 1, from: r.block})
+			add(claim{ext: uint32(e), ref: r.ref(), made: 1, from: r.block})
 		}
 	}
 	err := c.readAgain(func(b *block) bool {

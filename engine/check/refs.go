@@ -102,11 +102,20 @@ func (c *checker) pointers(b *block) {
 	}
 }
 
+// ref is the reference that a root item makes. The root of a relocation tree, which lives as long as a block group is
+// being moved, is its own parent (fs/btrfs/relocation.c).
+func (r *treeRoot) ref() ref {
+	if r.id == ondisk.TreeRelocTree {
+		return ref{kind: ondisk.SharedBlockRefKey, a: uint64(r.addr)}
+	}
+	return ref{kind: ondisk.TreeBlockRefKey, a: uint64(r.id)}
+}
+
 // rootPointer looks at the root block of a tree.
 func (c *checker) rootPointer(r *treeRoot) {
 	b := &c.blocks[r.block]
 	if b.ext >= 0 {
-		c.extents[b.ext].balance -= c.hashRef(ref{kind: ondisk.TreeBlockRefKey, a: uint64(r.id)})
+		c.extents[b.ext].balance -= c.hashRef(r.ref())
 	}
 	if b.state == good && b.owner != r.id && r.id != ondisk.TreeRelocTree {
 		c.found(Finding{ID: BlockOwner, Root: r.id, Block: r.addr}, "the root block of the tree has owner %v", b.owner)

@@ -14,12 +14,12 @@ import (
 // makes what the engine never would; checksums are mended behind each change.
 type surgeon struct {
 	t   testing.TB
-	dev *disk.Mem
+	dev disk.Device
 	vol *volume.Volume
 	sb  ondisk.SuperBlock
 }
 
-func newSurgeon(t testing.TB, dev *disk.Mem) *surgeon {
+func newSurgeon(t testing.TB, dev disk.Device) *surgeon {
 	t.Helper()
 	vol, err := volume.Open(t.Context(), []disk.Device{dev}, volume.Options{})
 	if err != nil {
