@@ -119,9 +119,9 @@ func isCut(err error) bool {
 func remedyDamaged(err error) string {
 	var open *imageError
 	if errors.As(err, &open) {
-		return "is it a btrfs image? if so, see what `btrfs check` says, or take it from a copy"
+		return "is it a btrfs image? if so, see what `imgtool check` says, or take it from a copy"
 	}
-	return "see what `btrfs check` says, or take the image from a copy"
+	return "see what `imgtool check` says, or take the image from a copy"
 }
 
 // remedies are for errors whose text says what is wrong and not what to do, and that ask for the same wherever they
