@@ -26,14 +26,14 @@ say "format an image and fill it from $source"
 run mkfs -f -L demo --rootdir "$source" "$image"
 
 say "snapshots"
-run subvolume create "$image" /work
-run put -r "$image" "$source/errors" /work/errors
-run subvolume snapshot -r "$image" /work /work-before
-run rm -r "$image" /work/errors
-run subvolume snapshot "$image" /work /work-after
+run subvolume create "$image" /project
+run put -r "$image" "$source/errors" /project/errors
+run subvolume snapshot -r "$image" /project /project-before
+run rm -r "$image" /project/errors
+run subvolume snapshot "$image" /project /project-after
 run subvolume list "$image"
-run ls "$image" /work-before
-run ls "$image" /work-after
+run ls "$image" /project-before
+run ls "$image" /project-after
 run filesystem usage "$image"
 
 say "the race of Linux commit be6821f82c3c, without the fix and with it"

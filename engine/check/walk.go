@@ -104,12 +104,12 @@ func (c *checker) intern(addr ondisk.Logical, gen ondisk.Generation, level uint8
 // walk reads the trees that have not been read yet, from the highest level down, each block once, and calls leaf for
 // each good leaf. Blocks of one level are read by ascending address.
 func (c *checker) walk(roots []*treeRoot, leaf leafFunc) ([]*worker, error) {
-	var todo [ondisk.MaxLevel][]uint32
+	var byLevel [ondisk.MaxLevel][]uint32
 	known := uint32(len(c.blocks))
 	for _, r := range roots {
 		r.block = c.intern(r.addr, r.gen, r.level, r.id, r.drop, 0)
 		if r.block >= known && c.blocks[r.block].level == r.level {
-			todo[r.level] = append(todo[r.level], r.block)
+			byLevel[r.level] = append(byLevel[r.level], r.block)
 			known = uint32(len(c.blocks))
 		}
 	}
@@ -118,11 +118,11 @@ func (c *checker) walk(roots []*treeRoot, leaf leafFunc) ([]*worker, error) {
 		workers[i] = &worker{c: c}
 	}
 	for level := ondisk.MaxLevel - 1; level >= 0; level-- {
-		if err := c.readLevel(workers, todo[level], leaf); err != nil {
+		if err := c.readLevel(workers, byLevel[level], leaf); err != nil {
 			return nil, err
 		}
 		if level > 0 {
-			todo[level-1] = append(todo[level-1], c.link(workers)...)
+			byLevel[level-1] = append(byLevel[level-1], c.link(workers)...)
 		}
 	}
 	return workers, nil
