@@ -61,6 +61,40 @@ func TestParallelWriters(t *testing.T) {
 	m.Unmount()
 }
 
+// TestParallelCleans deletes subvolumes that share blocks, and has several goroutines clean up at once: each tree must be
+// taken apart by one of them.
+func TestParallelCleans(t *testing.T) {
+	ctx := t.Context()
+	img, fs := create(t, 256<<20, func(o *engine.FormatOptions) { o.NodeSize = 4096 })
+	for round := range 6 {
+		a, b := fmt.Sprintf("a%d", round), fmt.Sprintf("b%d", round)
+		id, err := fs.CreateSubvolume(ctx, a, subvol.CreateOptions{})
+		must(t, err)
+		tree, err := fs.Subvolume(ctx, id)
+		must(t, err)
+		for i := range 200 {
+			_, err := tree.Create(ctx, inode.RootDir, fmt.Sprintf("f%d", i), inode.Attr{Mode: 0o644})
+			must(t, err)
+		}
+		_, err = fs.Snapshot(ctx, a, b, false)
+		must(t, err)
+		must(t, fs.DeleteSubvolume(ctx, a))
+		must(t, fs.DeleteSubvolume(ctx, b))
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if err := fs.CleanSubvolumes(ctx); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		must(t, fs.DB().Err())
+	}
+	used(t, fs)
+	finish(t, fs, img)
+}
+
 // writer makes random changes in one subvolume and compares what it reads back with what it wrote.
 func writer(ctx context.Context, fs *engine.FS, id ondisk.TreeID, rnd *rand.Rand, rounds int) error {
 	tree, err := fs.Subvolume(ctx, id)

@@ -121,8 +121,13 @@ func (m *Manager) unlink(ctx context.Context, h *txn.Handle, root *txn.Root, par
 }
 
 // Clean drops every dead tree that an orphan item names: those deleted just now, and those whose deletion a crash or a
-// close interrupted.
+// close interrupted. Of calls at the same time one does the work and the others wait for it.
 func (m *Manager) Clean(ctx context.Context) error {
+	done, err := m.lockDropping(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
 	ids, err := m.orphans(ctx)
 	if err != nil {
 		return err

@@ -27,12 +27,23 @@ type Manager struct {
 	trees func(ctx context.Context, id ondisk.TreeID) (*inode.FileTree, error)
 
 	incoming incomings
+	dropping chan struct{} // holds one token while trees are dropped: two droppers of one tree would drop its blocks twice
 }
 
 // New returns a Manager. trees opens the file tree of a subvolume; the same id must always give the same *FileTree, for
 // its inode locks live there.
 func New(db *txn.DB, trees func(ctx context.Context, id ondisk.TreeID) (*inode.FileTree, error)) *Manager {
-	return &Manager{db: db, trees: trees}
+	return &Manager{db: db, trees: trees, dropping: make(chan struct{}, 1)}
+}
+
+// lockDropping makes the caller the only one who drops trees, until done is called.
+func (m *Manager) lockDropping(ctx context.Context) (done func(), err error) {
+	select {
+	case m.dropping <- struct{}{}:
+		return func() { <-m.dropping }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // Place is where a subvolume stands or shall stand: a name in a directory of a subvolume.

@@ -49,7 +49,8 @@ type place struct {
 }
 
 // Drop takes the tree of a deleted subvolume apart and removes its root item and its orphan item. It uses handles of
-// its own, as many as it takes; after a cancellation or a crash another call goes on where it stopped.
+// its own, as many as it takes; after a cancellation or a crash another call goes on where it stopped. Nobody else may
+// drop the same tree meanwhile (Manager.lockDropping).
 func Drop(ctx context.Context, db *txn.DB, id ondisk.TreeID) error {
 	root, err := db.AnyRoot(ctx, id)
 	if err != nil {

@@ -206,7 +206,12 @@ func (in *Incoming) link(ctx context.Context, h *txn.Handle, parent *inode.FileT
 // Discard drops the subvolume. If it fails, or the process ends first, the next opening for writing does it.
 func (in *Incoming) Discard(ctx context.Context) error {
 	in.Tree.SetReadOnly(true)
-	err := Drop(ctx, in.m.db, in.root.ID())
+	done, err := in.m.lockDropping(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	err = Drop(ctx, in.m.db, in.root.ID())
 	in.m.incoming.set(in.root.ID(), false)
 	return err
 }
