@@ -59,7 +59,7 @@ func (a *app) command() *cobra.Command {
 	},
 		a.mkfsCmd(),
 		a.lsCmd(), a.catCmd(), a.statCmd(), a.putCmd(), a.getCmd(), a.mkdirCmd(), a.rmCmd(), a.mvCmd(), a.lnCmd(),
-		a.checkCmd(), a.manifestCmd(), a.subvolumeCmd(), a.receiveCmd(), a.filesystemCmd(), a.inspectCmd(), a.scrubCmd(), a.rescueCmd(), a.benchCmd(), a.versionCmd(),
+		a.checkCmd(), a.manifestCmd(), a.subvolumeCmd(), a.sendCmd(), a.receiveCmd(), a.filesystemCmd(), a.inspectCmd(), a.scrubCmd(), a.rescueCmd(), a.benchCmd(), a.versionCmd(),
 	)
 	for _, words := range readingCommands {
 		cmd, _, err := root.Find(words)

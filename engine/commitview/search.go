@@ -154,8 +154,13 @@ func (w *walk) exact(key *ondisk.Key) ([]byte, error) {
 // run is one search: it takes the commit root, goes down to the leaf where key belongs, calls fn with the path, compares
 // the path with what its pointers promised, and lets it go. r is filled except for Item.
 func (v *View) run(ctx context.Context, key *ondisk.Key, r *Result, fn func(*walk) error) (err error) {
+	return v.runTo(ctx, 0, key, r, fn)
+}
+
+// runTo is run down to the block of a level.
+func (v *View) runTo(ctx context.Context, level uint8, key *ondisk.Key, r *Result, fn func(*walk) error) (err error) {
 	w := walks.Get().(*walk)
-	*w = walk{db: walkDB{v.db.Cache(), v.db.Tracer()}, tree: v.id, policy: v.Policy()}
+	*w = walk{db: walkDB{v.db.Cache(), v.db.Tracer()}, tree: v.id, policy: v.Policy(), stop: level}
 	defer func() {
 		// The numbers of a block that changes under a shared reader may be anything, also an index out of range: that is
 		// an outcome of the search. Under the other policies, and in the caller's code, a panic is a bug.

@@ -30,7 +30,8 @@ type walk struct {
 	gen    ondisk.Generation // of the commit root
 
 	steps      [ondisk.MaxLevel]step
-	n          int // steps in use
+	n          int   // steps in use
+	stop       uint8 // the level that descend goes to
 	mismatches int
 	inCaller   bool // a function of the caller is running: its panics are its own
 }
@@ -92,6 +93,9 @@ func (w *walk) descend(ctx context.Context, key *ondisk.Key) error {
 			slot--
 		}
 		s.slot = slot
+		if level <= w.stop {
+			return nil
+		}
 		if err := w.down(ctx); err != nil {
 			return err
 		}

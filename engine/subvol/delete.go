@@ -12,13 +12,18 @@ import (
 )
 
 // Delete takes the subvolume with the given id out of its parent and leaves its tree to Drop (or Clean). Errors: EPERM
-// for the default subvolume, ENOTEMPTY for one that holds other subvolumes, EROFS, ENOENT.
+// for the default subvolume and for one that is being sent, ENOTEMPTY for one that holds other subvolumes, EROFS, ENOENT.
 func (m *Manager) Delete(ctx context.Context, id ondisk.TreeID) error {
 	place, index, parent, unlock, err := m.lockPlace(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	sendable, err := m.sends.close(id, "deleted")
+	if err != nil {
+		return err
+	}
+	defer sendable() // when it has no references any more, or still has them
 	root, err := m.db.Root(ctx, id)
 	if err != nil {
 		return err

@@ -9,6 +9,9 @@
 // references away and leaves an orphan item; Drop then takes the tree apart, in many transactions if it must, and
 // survives crashes.
 //
+// A subvolume that is being sent, or that a send is made against, stays as it is: BeginSend counts the sends, and while
+// the count is not zero deletion and the flip to writable are refused.
+//
 // A subvolume that is received takes many transactions too. Until it is complete it is an Incoming, which a crash makes a
 // deleted one.
 package subvol
@@ -28,6 +31,7 @@ type Manager struct {
 
 	incoming incomings
 	dropping chan struct{} // holds one token while trees are dropped: two droppers of one tree would drop its blocks twice
+	sends    sends
 }
 
 // New returns a Manager. trees opens the file tree of a subvolume; the same id must always give the same *FileTree, for

@@ -175,8 +175,15 @@ func (m *Manager) SetDefault(ctx context.Context, id ondisk.TreeID) error {
 	return err
 }
 
-// SetReadonly turns a subvolume's read-only flag on or off.
+// SetReadonly turns a subvolume's read-only flag on or off. fserr.ErrPerm if it is being sent and is to become writable.
 func (m *Manager) SetReadonly(ctx context.Context, id ondisk.TreeID, ro bool) error {
+	if !ro {
+		sendable, err := m.sends.close(id, "made writable")
+		if err != nil {
+			return err
+		}
+		defer sendable()
+	}
 	root, err := m.db.Root(ctx, id)
 	if err != nil {
 		return err

@@ -48,6 +48,14 @@ func (r *Root) touchLocked() {
 	}
 }
 
+// Changed reports whether the tree or its item differs from what the last commit has: the running transaction is going
+// to write it.
+func (r *Root) Changed() bool {
+	r.db.touchMu.Lock()
+	defer r.db.touchMu.Unlock()
+	return r.touched
+}
+
 // Quietly runs fn, which may COW the tree's root without changing content, as taking a snapshot does: the root item's
 // ctransid stays as it was.
 func (r *Root) Quietly(fn func() error) error {

@@ -1,0 +1,201 @@
+package send_test
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"imgtool/engine"
+	"imgtool/engine/internal/oracle"
+	"imgtool/engine/send"
+)
+
+// mode is one way of sending.
+type mode struct {
+	name  string
+	flags []string // of btrfs send
+	o     send.Options
+}
+
+var modes = []mode{
+	{"v1", nil, send.Options{Version: 1}},
+	{"v2", []string{"--proto", "2"}, send.Options{Version: 2}},
+	{"compressed", []string{"--compressed-data"}, send.Options{Version: 2, Compressed: true}},
+	{"no-data", []string{"--no-data"}, send.Options{NoData: true}},
+}
+
+// snapshots is an image with snapshots of one subvolume that the kernel has made and changed, and what the kernel sends
+// of them.
+type snapshots struct {
+	image   string
+	names   []string
+	streams map[string][]byte // by name and mode
+	want    map[string][]byte // manifests
+}
+
+var inoField = regexp.MustCompile(`,"ino":\d+`)
+
+func noInos(m []byte) []byte { return inoField.ReplaceAll(m, nil) }
+
+func kernelSnapshots(t *testing.T, seed int64, n, steps int, mount ...string) *snapshots {
+	s := &snapshots{image: filepath.Join(t.TempDir(), "img"), streams: map[string][]byte{}, want: map[string][]byte{}}
+	oracle.Mkfs(t, s.image, 512<<20)
+	m := oracle.Mount(t, s.image, oracle.Opts(append(mount, "noatime")...))
+	m.KernelSubvolume("a")
+	mut := newMutator(t, seed, 0, m.Path("a"))
+	for i := range n {
+		mut.steps(steps)
+		name := fmt.Sprint("s", i)
+		m.KernelSnapshot("a", name, true)
+		s.names = append(s.names, name)
+		s.want[name] = noInos(m.ManifestOf(name))
+	}
+	// Now that all is done: which of several clone sources is taken depends on the references at the time.
+	parent := ""
+	for _, name := range s.names {
+		for _, c := range modes {
+			s.streams[name+c.name] = m.KernelSend(name, parent, c.flags...)
+		}
+		parent = name
+	}
+	m.Unmount()
+	return s
+}
+
+// sent is what we send.
+func (s *snapshots) sent(t *testing.T, fs *engine.FS, i int, o send.Options) []byte {
+	t.Helper()
+	so := engine.SendOptions{Path: s.names[i], Options: o}
+	if i > 0 {
+		so.ParentPath = s.names[i-1]
+	}
+	var out bytes.Buffer
+	if err := fs.Send(t.Context(), &out, so); err != nil {
+		t.Fatalf("%s: %v", s.names[i], err)
+	}
+	return out.Bytes()
+}
+
+// dumped is what btrfs receive --dump makes of a stream.
+func dumped(t *testing.T, stream []byte) []string {
+	t.Helper()
+	cmd := exec.Command("btrfs", "receive", "--dump")
+	cmd.Stdin = bytes.NewReader(stream)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("btrfs receive --dump: %v", err)
+	}
+	return strings.Split(string(out), "\n")
+}
+
+var dataCommand = regexp.MustCompile(`^(?:write|clone|update_extent|encoded_write) +(.*\S) +offset=(\d+) len=(\d+)(?: unencoded_file_len=(\d+))?`)
+
+// merged replaces writes and clones by the ranges of files that they bring, neighbours joined: where there are several
+// places with the same data any of them may be cloned from, and what is cloned in one piece from one may take two from
+// another.
+func merged(lines []string) []string {
+	var out []string
+	path, from, to := "", uint64(0), uint64(0)
+	flush := func() {
+		if path != "" {
+			out = append(out, fmt.Sprintf("data %s [%d, %d)", path, from, to))
+		}
+		path = ""
+	}
+	for _, l := range lines {
+		m := dataCommand.FindStringSubmatch(l)
+		if m == nil {
+			flush()
+			out = append(out, l)
+			continue
+		}
+		var off, n uint64
+		_, _ = fmt.Sscan(m[2], &off)
+		_, _ = fmt.Sscan(cmp.Or(m[4], m[3]), &n)
+		if m[1] != path || off != to {
+			flush()
+			path, from = m[1], off
+		}
+		to = off + n
+	}
+	flush()
+	return out
+}
+
+// sameCommands reports whether two streams are the same, byte by byte or but for how the data gets there.
+func sameCommands(t *testing.T, a, b []byte) bool {
+	return bytes.Equal(a, b) || slices.Equal(merged(dumped(t, a)), merged(dumped(t, b)))
+}
+
+// firstDifference says where two streams differ.
+func firstDifference(t *testing.T, ours, theirs []byte) string {
+	a, b := merged(dumped(t, ours)), merged(dumped(t, theirs))
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			from := max(0, i-6)
+			return fmt.Sprintf("at line %d of %d and %d\nours:\n%s\nthe kernel's:\n%s", i, len(a), len(b),
+				strings.Join(a[from:min(i+6, len(a))], "\n"), strings.Join(b[from:min(i+6, len(b))], "\n"))
+		}
+	}
+	return fmt.Sprintf("%d and %d lines, %d and %d bytes", len(a), len(b), len(ours), len(theirs))
+}
+
+// TestKernel compares our streams of what the kernel has made with the kernel's own, byte by byte, and lets the kernel
+// receive ours.
+func TestKernel(t *testing.T) {
+	oracle.NeedRoot(t)
+	rounds := 1
+	if oracle.Soak() {
+		rounds = 100
+	}
+	seed := oracle.Seed(t)
+	for round := range rounds {
+		for i, mount := range []string{"compress=no", "compress-force=zstd", "compress-force=lzo"} {
+			t.Run(fmt.Sprintf("%s/%d", mount, round), func(t *testing.T) {
+				kernelRound(t, seed+int64(3*round+i), mount)
+			})
+		}
+	}
+}
+
+func kernelRound(t *testing.T, seed int64, mount string) {
+	s := kernelSnapshots(t, seed, 3, 120, mount)
+	fs, err := engine.Open(t.Context(), s.image, engine.OpenOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := map[string][]byte{}
+	for _, c := range modes {
+		for i, name := range s.names {
+			ours[name+c.name] = s.sent(t, fs, i, c.o)
+			if !sameCommands(t, ours[name+c.name], s.streams[name+c.name]) {
+				t.Errorf("seed %d: %s of %s: the streams differ: %s", seed, c.name, name, firstDifference(t, ours[name+c.name], s.streams[name+c.name]))
+			}
+		}
+	}
+	if err := fs.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range modes[:3] {
+		img := filepath.Join(t.TempDir(), "img")
+		oracle.Mkfs(t, img, 512<<20)
+		m := oracle.Mount(t, img)
+		for _, name := range s.names {
+			m.KernelReceive("", ours[name+c.name])
+			if diff := oracle.ManifestDiff(noInos(m.ManifestOf(name)), s.want[name]); diff != "" {
+				t.Errorf("seed %d: %s of %s: received (-), the source (+):\n%s", seed, c.name, name, diff)
+			}
+		}
+		m.Unmount()
+		if err := os.Remove(img); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,132 @@
+package send
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+
+	"imgtool/engine/sendstream"
+)
+
+// Sizes of the way out, in bytes. A segment is sent on when it has reached its size, and a command is added whole, so it
+// may be larger by one command.
+const (
+	segmentSize = 512 << 10
+	segments    = 16
+	fillers     = 4
+)
+
+// segment is a piece of the stream on its way: encoded commands, of which some wait for file data.
+//
+//	free -> (sender) encoding -> filling, only if it has fills -> filled -> written -> free
+//
+// It belongs to whoever has it in hand; the channels hand it over.
+type segment struct {
+	buf    []byte
+	fills  []fill
+	seals  [][2]int   // commands that get their checksum when the data is there
+	filled chan error // one value, when the data is there
+}
+
+// output takes segments to the writer in order. Closed by finish or fail, once.
+type output struct {
+	w      io.Writer
+	data   *dataReader
+	stats  *Stats
+	cancel context.CancelCauseFunc
+	ctx    context.Context // ends with the first error
+
+	free  chan *segment
+	work  chan *segment // to the fillers
+	order chan *segment // to the writer
+	wg    sync.WaitGroup
+}
+
+func newOutput(ctx context.Context, w io.Writer, data *dataReader, stats *Stats) *output {
+	o := &output{w: w, data: data, stats: stats,
+		free: make(chan *segment, segments), work: make(chan *segment, segments), order: make(chan *segment, segments)}
+	o.ctx, o.cancel = context.WithCancelCause(ctx)
+	for range segments {
+		o.free <- &segment{filled: make(chan error, 1)}
+	}
+	for range fillers {
+		o.wg.Go(o.fill)
+	}
+	o.wg.Go(o.write)
+	return o
+}
+
+// take returns a free segment. full is called, once, if there is none and the caller has to wait.
+func (o *output) take(full func()) (*segment, error) {
+	select {
+	case s := <-o.free:
+		return s, nil
+	default:
+	}
+	full()
+	o.stats.Waits.Add(1)
+	select {
+	case s := <-o.free:
+		return s, nil
+	case <-o.ctx.Done():
+		return nil, context.Cause(o.ctx)
+	}
+}
+
+// send hands a segment on. Neither channel is ever full.
+func (o *output) send(s *segment) {
+	if len(s.fills) == 0 {
+		s.filled <- nil
+	} else {
+		o.work <- s
+	}
+	o.order <- s
+}
+
+func (o *output) fill() {
+	for s := range o.work {
+		if o.ctx.Err() != nil {
+			s.filled <- context.Cause(o.ctx)
+			continue
+		}
+		err := o.data.fill(o.ctx, s)
+		for _, c := range s.seals {
+			sendstream.Seal(s.buf[c[0]:c[1]])
+		}
+		s.filled <- err
+	}
+}
+
+// write writes the segments in order. After an error it only takes them.
+func (o *output) write() {
+	for s := range o.order {
+		err := <-s.filled
+		if err == nil && o.ctx.Err() == nil {
+			if _, err = o.w.Write(s.buf); err != nil {
+				err = fmt.Errorf("write the stream: %w", err)
+			}
+		}
+		if err != nil {
+			o.cancel(err)
+		} else {
+			o.stats.Bytes.Add(uint64(len(s.buf)))
+		}
+		s.buf, s.fills, s.seals = s.buf[:0], s.fills[:0], s.seals[:0]
+		o.free <- s
+	}
+}
+
+// finish waits until all is written and returns the first error; with err, which is the sender's own, what has not been
+// written yet is dropped.
+func (o *output) finish(err error) error {
+	if err != nil {
+		o.cancel(err)
+	}
+	close(o.work)
+	close(o.order)
+	o.wg.Wait()
+	err = context.Cause(o.ctx)
+	o.cancel(nil)
+	return err
+}
