@@ -13,165 +13,13 @@ import (
 const maxRefs = 1024
 
 // dataRef is one entry of an extent's backrefs: either the owner of a leaf, an inode and the offset at which the
-// whole extent would begin in it, or the leaf that the reference is in.
+// whole extent would begin in it, or the leaf (parent) that the reference is in.
 type dataRef struct {
 	root   ondisk.TreeID
 	ino    ondisk.ObjectID
 	base   uint64
 	parent ondisk.Logical
-}
-
-// findClone looks for data that the receiver has and that is the same as the extent's: through the extent's
-// references. nil if there is none.
-//
-// A reference of a subvolume is found in the leaf in which it stands; a snapshot shares leaves, so that the owner that a
-// reference names need not be the subvolume in which it is seen. But the inode and the offset are the same there. So
-// each is looked for in each of the trees that may be cloned from.
-func (s *sender) findClone(e *extent) (*cloneSource, error) {
-	if e.typ == ondisk.FileExtentInline || e.disk == 0 {
-		return nil, nil
-	}
-	refs, err := s.backrefs(e)
-	if err != nil || len(refs) == 0 {
-		return nil, err
-	}
-	want := min(e.num, s.cur.size-e.start)
-	best := make([]cloneSource, len(s.sources))
-	full := false
-	for i := 0; i < len(refs) && !full; i++ {
-		places, err := s.placesOf(&refs[i], e)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range places {
-			for n, t := range s.sources {
-				if full, err = s.consider(t, p, e, want, &best[n]); err != nil {
-					return nil, err
-				}
-				if full {
-					break
-				}
-			}
-			if full {
-				break
-			}
-		}
-	}
-	var found *cloneSource
-	for i := range best {
-		if b := &best[i]; b.tree != nil && (found == nil || b.num > found.num) {
-			if found = b; b.num >= want {
-				break
-			}
-		}
-	}
-	return found, nil
-}
-
-// place is an inode and an offset at which an extent may be referred to.
-type place struct {
-	ino ondisk.ObjectID
-	off uint64
-}
-
-// consider looks whether a tree has the extent at a place, and whether it is a better source than the best so far; full
-// tells that there can be no better one.
-func (s *sender) consider(t *tree, p place, e *extent, want uint64, best *cloneSource) (full bool, err error) {
-	if t == s.send && p.ino > s.cur.ino {
-		return false, nil // the receiver does not have it yet
-	}
-	var found *extent
-	err = t.search(func() error {
-		found = nil
-		err := t.view.View(s.ctx, keyOf(p.ino, ondisk.ExtentDataKey, p.off), func(data []byte) error {
-			x, err := t.parseExtent(keyOf(p.ino, ondisk.ExtentDataKey, p.off), data)
-			found = &x
-			return err
-		})
-		if errors.Is(err, fserr.ErrNotFound) {
-			err = nil
-		}
-		return err
-	})
-	if err != nil || found == nil || found.typ == ondisk.FileExtentInline || found.disk != e.disk {
-		return false, err
-	}
-	off := p.off
-	if e.comp == ondisk.CompressNone {
-		if e.off < found.off || e.off >= found.off+found.num {
-			return false, nil
-		}
-		off += e.off - found.off
-	}
-	if t == s.send && p.ino == s.cur.ino && (off == e.start || off+want > s.cur.written) {
-		return false, nil
-	}
-	if found.num > best.num {
-		*best = cloneSource{t, p.ino, off, found.num}
-		return found.num >= want, nil
-	}
-	return false, nil
-}
-
-// placesOf lists the places that a backref may stand for.
-func (s *sender) placesOf(r *dataRef, e *extent) ([]place, error) {
-	if r.parent != 0 {
-		return s.placesInLeaf(r.parent, e.disk)
-	}
-	if r.ino == s.cur.ino && r.root == e.owner && r.base == e.start-e.off && len(s.sources) == 1 {
-		return nil, nil // our own
-	}
-	// The items that refer to the extent with this base: in each of the trees, for they may have been cut differently.
-	var list []place
-	for _, t := range s.sources {
-		if t == s.send && r.ino > s.cur.ino {
-			continue
-		}
-		from, end := r.base, r.base+e.ram
-		if end < from {
-			from = 0 // the file shows no more than the extent's end
-		}
-		err := t.each(keyOf(r.ino, ondisk.ExtentDataKey, from), keyOf(r.ino, ondisk.ExtentDataKey, end-1), 0, func(it *item) (bool, error) {
-			x, err := t.extentOf(it)
-			if err == nil && x.typ != ondisk.FileExtentInline && x.disk == e.disk && x.start-x.off == r.base {
-				if p := (place{r.ino, x.start}); !slices.Contains(list, p) {
-					list = append(list, p)
-				}
-			}
-			return true, err
-		})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return list, nil
-}
-
-// placesInLeaf lists the items of a leaf that refer to an extent.
-func (s *sender) placesInLeaf(leaf, disk ondisk.Logical) ([]place, error) {
-	b, err := s.db.Cache().ReadUnchecked(s.ctx, leaf)
-	if errors.Is(err, fserr.ErrCorrupt) {
-		return nil, nil // then the data is sent
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer b.Release()
-	var list []place
-	block := b.Block()
-	if block.Level() != 0 {
-		return nil, nil
-	}
-	for i := range block.NrItems() {
-		if k := block.Key(i); k.Type == ondisk.ExtentDataKey && block.ItemSize(i) >= ondisk.FileExtentItemSize {
-			it := ondisk.AsFileExtentItem(block.Item(i))
-			if it.Type() != ondisk.FileExtentInline && it.DiskBytenr() == disk {
-				list = append(list, place{k.ObjectID, k.Offset})
-			}
-		}
-	}
-	slices.Reverse(list)
-	return list, nil
+	count  uint64
 }
 
 // backrefs lists an extent's references; none if it has no other than our own, or too many to look at.
@@ -192,7 +40,7 @@ func (s *sender) backrefs(e *extent) (refs []dataRef, err error) {
 			return ondisk.InlineRefs(data, ondisk.ExtentItemKey, func(r ondisk.InlineRef) bool {
 				switch inline += uint64(r.Count); r.Type {
 				case ondisk.ExtentDataRefKey:
-					refs = append(refs, dataRef{root: r.Data.Root(), ino: r.Data.ObjectID(), base: r.Data.Offset()})
+					refs = append(refs, dataRef{root: r.Data.Root(), ino: r.Data.ObjectID(), base: r.Data.Offset(), count: uint64(r.Count)})
 				case ondisk.SharedDataRefKey:
 					refs = append(refs, dataRef{parent: ondisk.Logical(r.Offset)})
 				}
@@ -211,8 +59,14 @@ func (s *sender) backrefs(e *extent) (refs []dataRef, err error) {
 			return nil, err
 		}
 	}
-	slices.SortStableFunc(refs, func(a, b dataRef) int {
-		return cmp.Or(cmp.Compare(a.root, b.root), cmp.Compare(a.ino, b.ino), cmp.Compare(a.base, b.base), cmp.Compare(a.parent, b.parent))
+	if len(s.sources) == 1 { // our own is of no use
+		refs = slices.DeleteFunc(refs, func(r dataRef) bool {
+			return r.parent == 0 && r.ino == s.cur.ino && r.root == e.owner && r.base == e.start-e.off
+		})
+	}
+	// The order in which the kernel looks at them: from the highest root, inode and offset down, leaves last.
+	slices.SortFunc(refs, func(a, b dataRef) int {
+		return cmp.Or(cmp.Compare(b.root, a.root), cmp.Compare(b.ino, a.ino), cmp.Compare(b.base, a.base), cmp.Compare(b.parent, a.parent))
 	})
 	return refs, nil
 }
@@ -228,7 +82,7 @@ func (s *sender) keyedBackrefs(e *extent, refs []dataRef) ([]dataRef, error) {
 			switch {
 			case k.Type == ondisk.ExtentDataRefKey && len(data) >= ondisk.ExtentDataRefSize:
 				r := ondisk.AsExtentDataRef(data)
-				refs = append(refs, dataRef{root: r.Root(), ino: r.ObjectID(), base: r.Offset()})
+				refs = append(refs, dataRef{root: r.Root(), ino: r.ObjectID(), base: r.Offset(), count: uint64(r.Count())})
 			case k.Type == ondisk.SharedDataRefKey:
 				refs = append(refs, dataRef{parent: ondisk.Logical(k.Offset)})
 			}
@@ -236,4 +90,99 @@ func (s *sender) keyedBackrefs(e *extent, refs []dataRef) ([]dataRef, error) {
 		})
 	})
 	return refs, err
+}
+
+// sight is an item that refers to an extent, at the place in its file that shows the byte looked for.
+type sight struct {
+	leaf ondisk.Logical
+	item uint64 // the item's offset
+	ino  ondisk.ObjectID
+	off  uint64
+	num  uint64 // bytes that the item shows
+}
+
+// sightOf is what an item shows of an extent; ok is false if not the byte at which e begins.
+func sightOf(e *extent, ino ondisk.ObjectID, x *extent, leaf ondisk.Logical) (v sight, ok bool) {
+	v = sight{leaf: leaf, item: x.start, ino: ino, off: x.start, num: x.num}
+	if e.comp == ondisk.CompressNone {
+		if e.off < x.off || e.off >= x.off+x.num {
+			return v, false
+		}
+		v.off += e.off - x.off
+	}
+	return v, true
+}
+
+// sights finds the items that a reference stands for, in the trees that may be cloned from, by their keys. One by owner
+// is found in leaves of that owner which are no parents of other references, one by leaf there.
+func (s *sender) sights(r *dataRef, e *extent, parents []ondisk.Logical) ([]sight, error) {
+	if r.parent != 0 {
+		return s.sightsInLeaf(r.parent, e)
+	}
+	from, end := r.base, r.base+e.ram
+	if end < from {
+		from = 0 // the file shows no more than the extent's end
+	}
+	var list []sight
+	for _, t := range s.sources {
+		err := t.each(keyOf(r.ino, ondisk.ExtentDataKey, from), keyOf(r.ino, ondisk.ExtentDataKey, end-1), 0, func(it *item) (bool, error) {
+			if it.owner != r.root || slices.Contains(parents, it.leaf) {
+				return true, nil
+			}
+			x, err := t.extentOf(it)
+			if err != nil || x.typ == ondisk.FileExtentInline || x.disk != e.disk || x.start-x.off != r.base {
+				return true, err
+			}
+			if v, ok := sightOf(e, r.ino, &x, it.leaf); ok && !slices.Contains(list, v) {
+				list = append(list, v)
+			}
+			return true, nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	slices.SortStableFunc(list, func(a, b sight) int { return cmp.Compare(a.item, b.item) })
+	return list, nil
+}
+
+// sightsInLeaf lists the items of a leaf that refer to an extent.
+func (s *sender) sightsInLeaf(leaf ondisk.Logical, e *extent) ([]sight, error) {
+	b, err := s.db.Cache().ReadUnchecked(s.ctx, leaf)
+	if errors.Is(err, fserr.ErrCorrupt) {
+		return nil, nil // then the data is sent
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer b.Release()
+	var list []sight
+	block := b.Block()
+	if block.Level() != 0 {
+		return nil, nil
+	}
+	for i := range block.NrItems() {
+		k := block.Key(i)
+		if k.Type != ondisk.ExtentDataKey {
+			continue
+		}
+		x, err := s.send.parseExtent(k, block.Item(i))
+		if err != nil || x.typ == ondisk.FileExtentInline || x.disk != e.disk {
+			continue // what is wrong with it shows where it is read for itself
+		}
+		if v, ok := sightOf(e, k.ObjectID, &x, leaf); ok {
+			list = append(list, v)
+		}
+	}
+	return list, nil
+}
+
+// seesLeaf reports whether a tree has an item in a leaf.
+func (t *tree) seesLeaf(v *sight) (yes bool, err error) {
+	k := keyOf(v.ino, ondisk.ExtentDataKey, v.item)
+	err = t.each(k, k, 0, func(it *item) (bool, error) {
+		yes = it.leaf == v.leaf
+		return false, nil
+	})
+	return yes, err
 }

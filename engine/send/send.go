@@ -89,6 +89,7 @@ type sender struct {
 	send, parent *tree
 	sources      []*tree // what may be cloned from, by id; send is one of them
 	extents      *tree   // the extent tree
+	leaves       leafTrees
 
 	out *output
 	seg *segment // being encoded, with enc

@@ -332,6 +332,7 @@ type item struct {
 	key   ondisk.Key
 	data  []byte
 	owner ondisk.TreeID // of the leaf
+	leaf  ondisk.Logical
 	slot  int
 }
 
@@ -364,9 +365,9 @@ func (t *tree) each(from, to ondisk.Key, ahead int, fn func(it *item) (more bool
 			return err
 		}
 		n := min(leaf.NrItems(), ondisk.LeafDataSize(len(leaf))/ondisk.ItemSize)
-		owner := leaf.Header().Owner()
+		owner, addr := leaf.Header().Owner(), leaf.Header().Bytenr()
 		for ; slot < n; slot++ {
-			it = item{key: leaf.Key(slot), data: leaf.Item(slot), owner: owner, slot: slot}
+			it = item{key: leaf.Key(slot), data: leaf.Item(slot), owner: owner, leaf: addr, slot: slot}
 			if to.Less(it.key) {
 				return nil
 			}

@@ -1,0 +1,188 @@
+package send
+
+import (
+	"cmp"
+	"container/list"
+	"slices"
+
+	"imgtool/engine/ondisk"
+)
+
+// cachedLeaves bounds the leaves of which is remembered in which trees they are.
+const cachedLeaves = 128
+
+// leafTrees remembers, for the leaves looked at last, which of the trees that may be cloned from have them. Those trees
+// are read-only, so that stays true. The bound, and that what is remembered comes first, are the kernel's: which of
+// several sources is taken depends on them.
+type leafTrees struct {
+	by    map[ondisk.Logical]*list.Element
+	order list.List // the longest unused first
+}
+
+type leafEntry struct {
+	leaf  ondisk.Logical
+	trees []*tree
+}
+
+func (c *leafTrees) get(leaf ondisk.Logical) ([]*tree, bool) {
+	e := c.by[leaf]
+	if e == nil {
+		return nil, false
+	}
+	c.order.MoveToBack(e)
+	return e.Value.(*leafEntry).trees, true
+}
+
+func (c *leafTrees) put(leaf ondisk.Logical, trees []*tree) {
+	if c.by == nil {
+		c.by = map[ondisk.Logical]*list.Element{}
+	}
+	if c.order.Len() >= cachedLeaves {
+		old := c.order.Remove(c.order.Front()).(*leafEntry)
+		delete(c.by, old.leaf)
+	}
+	c.by[leaf] = c.order.PushBack(&leafEntry{leaf, trees})
+}
+
+// cloneSearch is one search for a clone source.
+type cloneSearch struct {
+	s    *sender
+	e    *extent
+	want uint64 // bytes; a source with as many ends the search
+	best map[*tree]cloneSource
+}
+
+// findClone looks for data that the receiver has and that is the same as the extent's, through the extent's references.
+// nil if there is none.
+//
+// A reference names the owner of a leaf, or the leaf; a snapshot shares leaves, so a leaf may be in several trees. First
+// the references are followed to their leaves, which offers what is in leaves of which the trees are known; then the
+// leaves are taken in turn and their trees looked for. Of the trees, the highest number comes first.
+func (s *sender) findClone(e *extent) (*cloneSource, error) {
+	if e.typ == ondisk.FileExtentInline || e.disk == 0 {
+		return nil, nil
+	}
+	refs, err := s.backrefs(e)
+	if err != nil || len(refs) == 0 {
+		return nil, err
+	}
+	c := &cloneSearch{s: s, e: e, want: min(e.num, s.cur.size-e.start), best: map[*tree]cloneSource{}}
+	leaves, done, err := c.follow(refs)
+	if err == nil && !done {
+		err = c.offer(leaves)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var found *cloneSource
+	for _, t := range s.sources {
+		if b, ok := c.best[t]; ok && (found == nil || b.num > found.num) {
+			if found = &b; b.num >= c.want {
+				break
+			}
+		}
+	}
+	return found, nil
+}
+
+// found is the sights of one reference in one leaf.
+type found struct {
+	ref    *dataRef
+	leaf   ondisk.Logical
+	sights []sight
+}
+
+// follow finds the leaves of all references, in the order in which they are to be looked at.
+func (c *cloneSearch) follow(refs []dataRef) (leaves []found, done bool, err error) {
+	var parents []ondisk.Logical
+	for i := range refs {
+		if refs[i].parent != 0 {
+			parents = append(parents, refs[i].parent)
+		}
+	}
+	var all []found
+	for i := range refs {
+		r := &refs[i]
+		list, err := c.s.sights(r, c.e, parents)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, v := range list {
+			if c.offerKnown(&v) {
+				return nil, true, nil
+			}
+			n := slices.IndexFunc(all, func(f found) bool { return f.ref == r && f.leaf == v.leaf })
+			if n < 0 {
+				n, all = len(all), append(all, found{ref: r, leaf: v.leaf})
+			}
+			all[n].sights = append(all[n].sights, v)
+		}
+		if r.parent != 0 && len(all) > 0 && all[len(all)-1].ref == r {
+			slices.Reverse(all[len(all)-1].sights)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b found) int {
+		return cmp.Or(cmp.Compare(b.ref.root, a.ref.root), cmp.Compare(b.ref.ino, a.ref.ino), cmp.Compare(b.ref.base, a.ref.base), cmp.Compare(b.leaf, a.leaf))
+	})
+	for _, f := range all { // each leaf once, with all that is in it
+		n := slices.IndexFunc(leaves, func(l found) bool { return l.leaf == f.leaf })
+		if n < 0 {
+			leaves = append(leaves, f)
+		} else {
+			leaves[n].sights = append(leaves[n].sights, f.sights...)
+		}
+	}
+	return leaves, false, nil
+}
+
+// offerKnown considers a sight at once if the trees of its leaf are known.
+func (c *cloneSearch) offerKnown(v *sight) (done bool) {
+	trees, ok := c.s.leaves.get(v.leaf)
+	return ok && slices.ContainsFunc(trees, func(t *tree) bool { return c.consider(t, v) })
+}
+
+// offer considers what is in the leaves.
+func (c *cloneSearch) offer(leaves []found) error {
+	for i := range leaves {
+		l := &leaves[i]
+		trees, ok := c.s.leaves.get(l.leaf)
+		if !ok {
+			for _, t := range slices.Backward(c.s.sources) {
+				sees, err := t.seesLeaf(&l.sights[0])
+				if err != nil {
+					return err
+				}
+				if sees {
+					trees = append(trees, t)
+				}
+			}
+			c.s.leaves.put(l.leaf, trees)
+		}
+		for _, t := range trees {
+			for n := range l.sights {
+				if c.consider(t, &l.sights[n]) {
+					return nil
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// consider takes a sight in a tree as the best source so far, if it is one; done tells that there can be no better one.
+func (c *cloneSearch) consider(t *tree, v *sight) (done bool) {
+	cur := &c.s.cur
+	if t == c.s.send {
+		switch {
+		case v.ino > cur.ino: // the receiver does not have it yet
+			return false
+		case v.ino == cur.ino && (v.off == c.e.start || v.off+c.want > cur.written):
+			return false
+		}
+	}
+	if v.num <= c.best[t].num {
+		return false
+	}
+	c.best[t] = cloneSource{t, v.ino, v.off, v.num}
+	return v.num >= c.want
+}
