@@ -34,7 +34,7 @@ func (s *sender) backrefs(e *extent) (refs []dataRef, err error) {
 				return fserr.Corruptf("extent item", uint64(ondisk.ExtentTree), uint64(e.disk), "%d bytes", len(data))
 			}
 			total = ondisk.AsExtentItem(data).Refs()
-			if alone = total == 1 && len(s.sources) == 1; alone || total > maxRefs {
+			if alone = total == 1 && s.leafIsOurs(e); alone || total > maxRefs {
 				return nil
 			}
 			return ondisk.InlineRefs(data, ondisk.ExtentItemKey, func(r ondisk.InlineRef) bool {
@@ -69,6 +69,17 @@ func (s *sender) backrefs(e *extent) (refs []dataRef, err error) {
 		return cmp.Or(cmp.Compare(b.root, a.root), cmp.Compare(b.ino, a.ino), cmp.Compare(b.base, a.base), cmp.Compare(b.parent, a.parent))
 	})
 	return refs, nil
+}
+
+// leafIsOurs reports whether the leaf that an extent's item is in is surely in no other tree that may be cloned from:
+// it is newer than all there is in them.
+func (s *sender) leafIsOurs(e *extent) bool {
+	for _, t := range s.sources {
+		if t != s.send && e.leafGen <= t.item.Generation() {
+			return false
+		}
+	}
+	return true
 }
 
 // keyedBackrefs adds the references that have items of their own.

@@ -43,6 +43,7 @@ func (s *sender) flush() error {
 	if err != nil {
 		return err
 	}
+	seg.grow()
 	s.seg, s.enc.Buf = seg, seg.buf[:0]
 	if waited {
 		return s.quiesce()

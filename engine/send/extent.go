@@ -16,6 +16,7 @@ type extent struct {
 	off, num    uint64 // which part of the unpacked extent; not of inline ones
 	inline      []byte
 	owner       ondisk.TreeID // of the leaf that the item is in
+	leafGen     ondisk.Generation
 	firstInLeaf bool
 }
 
@@ -76,7 +77,7 @@ func (t *tree) parseExtent(k ondisk.Key, data []byte) (e extent, err error) {
 
 func (t *tree) extentOf(it *item) (extent, error) {
 	e, err := t.parseExtent(it.key, it.data)
-	e.owner, e.firstInLeaf = it.owner, it.slot == 0
+	e.owner, e.leafGen, e.firstInLeaf = it.owner, it.gen, it.slot == 0
 	return e, err
 }
 

@@ -29,6 +29,16 @@ type segment struct {
 	filled chan error // one value, when the data is there
 }
 
+// spareSegments keeps the segments of past sends, with their memory.
+var spareSegments = sync.Pool{New: func() any { return &segment{filled: make(chan error, 1)} }}
+
+// grow gives a segment its memory, when it is first used.
+func (s *segment) grow() {
+	if s.buf == nil {
+		s.buf = make([]byte, 0, segmentSize+256<<10)
+	}
+}
+
 // output takes segments to the writer in order. Closed by finish or fail, once.
 type output struct {
 	w      io.Writer
@@ -48,7 +58,7 @@ func newOutput(ctx context.Context, w io.Writer, data *dataReader, stats *Stats)
 		free: make(chan *segment, segments), work: make(chan *segment, segments), order: make(chan *segment, segments)}
 	o.ctx, o.cancel = context.WithCancelCause(ctx)
 	for range segments {
-		o.free <- &segment{filled: make(chan error, 1)}
+		o.free <- spareSegments.Get().(*segment)
 	}
 	for range fillers {
 		o.wg.Go(o.fill)
@@ -126,6 +136,9 @@ func (o *output) finish(err error) error {
 	close(o.work)
 	close(o.order)
 	o.wg.Wait()
+	for len(o.free) > 0 {
+		spareSegments.Put(<-o.free)
+	}
 	err = context.Cause(o.ctx)
 	o.cancel(nil)
 	return err

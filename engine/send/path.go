@@ -1,7 +1,7 @@
 package send
 
 import (
-	"fmt"
+	"strconv"
 
 	"imgtool/engine/ondisk"
 )
@@ -141,13 +141,30 @@ func (s *sender) placed(id inoGen) (name string, dir ondisk.ObjectID, dirGen ond
 	return r.name, r.dir, dirGen, nil
 }
 
+// spare is the temporary name asked for last: it is asked for twice in a row.
+type spare struct {
+	id   inoGen
+	name string
+}
+
 // spareName is the temporary name of an inode: one that is free in the top directory, before and after.
 func (s *sender) spareName(ino ondisk.ObjectID, gen ondisk.Generation) (string, error) {
-	for n := 0; ; n++ {
-		name := string(appendSpare(s.nameBuf[:0], uint64(ino), uint64(gen), uint64(n)))
+	id := inoGen{ino, gen}
+	if s.spare.id == id {
+		return s.spare.name, nil
+	}
+	for n := uint64(0); ; n++ {
+		var buf [64]byte
+		b := strconv.AppendUint(append(buf[:0], 'o'), uint64(ino), 10)
+		b = strconv.AppendUint(append(b, '-'), uint64(gen), 10)
+		name := string(strconv.AppendUint(append(b, '-'), n, 10))
 		taken, err := s.taken(name)
-		if err != nil || !taken {
-			return name, err
+		if err != nil {
+			return "", err
+		}
+		if !taken {
+			s.spare = spare{id, name}
+			return name, nil
 		}
 	}
 }
@@ -293,8 +310,4 @@ func (s *sender) firstOverwritten(id inoGen) (bool, error) {
 		return false, err
 	}
 	return s.overwritten(r.dir, gen, id, r.name)
-}
-
-func appendSpare(b []byte, ino, gen, n uint64) []byte {
-	return fmt.Appendf(b, "o%d-%d-%d", ino, gen, n)
 }

@@ -14,6 +14,9 @@ type ref struct {
 	path string
 }
 
+func (r *ref) is(o *ref) bool { return r.dir == o.dir && r.gen == o.gen && r.name == o.name }
+
+// refKey is what two names are compared by.
 type refKey struct {
 	dir  ondisk.ObjectID
 	gen  ondisk.Generation
@@ -22,40 +25,61 @@ type refKey struct {
 
 func (r *ref) key() refKey { return refKey{r.dir, r.gen, r.name} }
 
+// manyRefs is from how many names on they are found through a map.
+const manyRefs = 16
+
 // refList is names in the order in which they were met; one that turns out to be in both trees is taken out again.
 type refList struct {
 	list  []*ref // with nils
 	index map[refKey]int
-	n     int
+	n     int // without nils
 }
 
 func (l *refList) add(r *ref) {
-	if l.index == nil {
-		l.index = map[refKey]int{}
-	}
-	l.index[r.key()] = len(l.list)
 	l.list = append(l.list, r)
 	l.n++
+	switch {
+	case len(l.list) > manyRefs:
+		l.index[r.key()] = len(l.list) - 1
+	case len(l.list) == manyRefs:
+		l.index = map[refKey]int{}
+		for i, r := range l.list {
+			if r != nil {
+				l.index[r.key()] = i
+			}
+		}
+	}
 }
 
-func (l *refList) take(k refKey) bool {
-	i, ok := l.index[k]
+// take takes a name out and reports whether it was there.
+func (l *refList) take(r *ref) bool {
+	i, ok := -1, false
+	if l.index != nil {
+		if i, ok = l.index[r.key()]; ok {
+			delete(l.index, r.key())
+		}
+	} else {
+		i = slices.IndexFunc(l.list, func(o *ref) bool { return o != nil && o.is(r) })
+		ok = i >= 0
+	}
 	if ok {
 		l.list[i] = nil
-		delete(l.index, k)
 		l.n--
 	}
 	return ok
 }
 
+// all returns the names; the list is not added to any more before reset.
 func (l *refList) all() []*ref {
-	return slices.DeleteFunc(l.list, func(r *ref) bool { return r == nil })
+	if l.n == len(l.list) {
+		return l.list
+	}
+	return slices.DeleteFunc(slices.Clone(l.list), func(r *ref) bool { return r == nil })
 }
 
 func (l *refList) reset() {
-	clear(l.index)
 	clear(l.list)
-	l.list, l.n = l.list[:0], 0
+	l.list, l.n, l.index = l.list[:0], 0, nil
 }
 
 // recordRefs notes the names in an item of one of the trees, unless the other list has them: then nothing has changed.
@@ -70,7 +94,7 @@ func (s *sender) recordRefs(t *tree, k ondisk.Key, data []byte) error {
 		if r.gen, err = t.gen(dir); err != nil {
 			return false
 		}
-		if other.take(r.key()) {
+		if other.take(r) {
 			return true
 		}
 		if r.path, err = s.pathIn(r); err != nil {
@@ -107,15 +131,23 @@ type refsDue struct {
 // processRefs does what the changed names of the current inode ask for; waits tells that a directory's move has been put
 // off.
 func (s *sender) processRefs() (waits bool, err error) {
-	d := &refsDue{s: s, new: s.newRefs.all(), old: s.oldRefs.all(), mayMove: true}
-	for _, step := range []func() error{d.start, d.clearTheWay, d.placeNew, d.dropOld, d.visitDirs} {
-		if err := step(); err != nil {
-			return false, err
-		}
+	d := &s.due
+	*d = refsDue{s: s, new: s.newRefs.all(), old: s.oldRefs.all(), mayMove: true, dirs: d.dirs[:0]}
+	if err = d.start(); err == nil {
+		err = d.clearTheWay()
+	}
+	if err == nil {
+		err = d.placeNew()
+	}
+	if err == nil {
+		err = d.dropOld()
+	}
+	if err == nil {
+		err = d.visitDirs()
 	}
 	s.newRefs.reset()
 	s.oldRefs.reset()
-	return d.waits, nil
+	return d.waits, err
 }
 
 func (d *refsDue) start() error {

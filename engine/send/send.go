@@ -99,6 +99,7 @@ type sender struct {
 	progress ondisk.ObjectID // inodes below are at the receiver as they are in the sent tree
 	newRefs  refList
 	oldRefs  refList
+	due      refsDue // of the current inode, kept for its memory
 	waiting  map[ondisk.ObjectID]*waitingMove
 	pending  map[ondisk.ObjectID][]*move
 	orphans  map[inoGen]*orphanDir
@@ -107,7 +108,7 @@ type sender struct {
 	paths    cache[inoGen, knownPath]
 	epoch    uint64
 	spares   map[string]bool // names of the top directory that look like temporary ones; nil if they are looked up
-	nameBuf  [64]byte
+	spare    spare
 	punches  bool // holes are punched, not written as zeros
 	visiting bool // the walk sends, and does not only count
 
@@ -253,6 +254,7 @@ func (s *sender) run(ctx context.Context, fs FS, w io.Writer, name string) (err 
 	}()
 	s.ctx = s.out.ctx
 	s.seg, _ = s.out.take(func() {})
+	s.seg.grow()
 	s.enc.Buf = s.seg.buf[:0]
 	err = s.stream(name)
 	if err == nil {

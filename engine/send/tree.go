@@ -333,6 +333,7 @@ type item struct {
 	data  []byte
 	owner ondisk.TreeID // of the leaf
 	leaf  ondisk.Logical
+	gen   ondisk.Generation // of the leaf
 	slot  int
 }
 
@@ -365,9 +366,10 @@ func (t *tree) each(from, to ondisk.Key, ahead int, fn func(it *item) (more bool
 			return err
 		}
 		n := min(leaf.NrItems(), ondisk.LeafDataSize(len(leaf))/ondisk.ItemSize)
-		owner, addr := leaf.Header().Owner(), leaf.Header().Bytenr()
+		h := leaf.Header()
+		it = item{owner: h.Owner(), leaf: h.Bytenr(), gen: h.Generation()}
 		for ; slot < n; slot++ {
-			it = item{key: leaf.Key(slot), data: leaf.Item(slot), owner: owner, leaf: addr, slot: slot}
+			it.key, it.data, it.slot = leaf.Key(slot), leaf.Item(slot), slot
 			if to.Less(it.key) {
 				return nil
 			}

@@ -47,6 +47,7 @@ type cursor struct {
 	ended  bool
 	key    ondisk.Key
 	newer  ondisk.Generation // which blocks are worth reading ahead
+	it     item              // what item returned last
 }
 
 // start stands on the first slot of the root.
@@ -121,9 +122,12 @@ func (c *cursor) pointer() (ondisk.Logical, ondisk.Generation) {
 	return c.block().BlockPtr(c.slots[c.level]), c.block().PtrGeneration(c.slots[c.level])
 }
 
+// item is what the cursor stands on in a leaf, good until the next call.
 func (c *cursor) item() *item {
 	b := c.block()
-	return &item{key: c.key, data: b.Item(c.slots[0]), owner: b.Header().Owner(), slot: c.slots[0]}
+	h := b.Header()
+	c.it = item{key: c.key, data: b.Item(c.slots[0]), owner: h.Owner(), leaf: h.Bytenr(), gen: h.Generation(), slot: c.slots[0]}
+	return &c.it
 }
 
 func (c *cursor) close() {
