@@ -66,7 +66,7 @@ type Queue struct {
 	done    uint64        // pieces ever written
 	running bool          // the goroutine lives
 	err     error         // the first failure
-	moved   chan struct{} // closed and replaced whenever a batch has ended
+	moved   chan struct{} // closed and replaced whenever a batch, or the goroutine, has ended
 }
 
 type piece struct {
@@ -126,6 +126,12 @@ func (q *Queue) waitLocked(ctx context.Context) error {
 	}
 }
 
+// wakeLocked wakes everybody in waitLocked.
+func (q *Queue) wakeLocked() {
+	close(q.moved)
+	q.moved = make(chan struct{})
+}
+
 func (q *Queue) holds(addr ondisk.Logical, n int) bool {
 	over := func(p piece) bool { return p.overlaps(addr, n) }
 	return slices.ContainsFunc(q.batch, over) || slices.ContainsFunc(q.queued, over)
@@ -165,6 +171,7 @@ func (q *Queue) run() {
 		q.mu.Lock()
 		if len(q.queued) == 0 || q.err != nil {
 			q.running = false
+			q.wakeLocked() // Close waits for this
 			q.mu.Unlock()
 			return
 		}
@@ -213,8 +220,7 @@ func (q *Queue) ended(batch []piece, err error) {
 		bytes += len(p.buf)
 	}
 	q.pending.Add(-int64(bytes))
-	close(q.moved)
-	q.moved = make(chan struct{})
+	q.wakeLocked()
 	q.mu.Unlock()
 	for _, p := range batch {
 		q.o.Pool.Put(p.buf)

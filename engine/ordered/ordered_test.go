@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"imgtool/disk"
 	"imgtool/engine/ondisk"
@@ -145,4 +146,25 @@ func TestFailure(t *testing.T) {
 	if len(told) != 0 {
 		t.Error("the failure was told twice")
 	}
+}
+
+// TestCloseBesideTheGoroutine closes a queue whose goroutine has told of its last batch but not ended yet.
+func TestCloseBesideTheGoroutine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := make(chan struct{})
+		pool := disk.NewPool()
+		q := New(Options{Writer: &memory{b: make([]byte, 4096), err: errors.New("broken")}, Pool: pool, Failed: func(error) { <-told }})
+		if err := q.Write(t.Context(), 0, make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		go func() {
+			synctest.Wait() // until Close waits
+			close(told)
+		}()
+		q.Close()
+		if err := pool.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
