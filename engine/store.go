@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"fmt"
 
 	"imgtool/engine/extent"
 	"imgtool/engine/inode"
@@ -50,14 +51,19 @@ func (s store) DropDataRef(tx inode.Txn, addr ondisk.Logical, n uint64, root ond
 	return s.Manager.DropDataRef(tx, addr, n, root, ino, offset)
 }
 
-// WriteBatch writes file data: small pieces are queued, see package ordered.
+// WriteBatch writes file data: small pieces are queued, see package ordered. A device that fails to write ends the file
+// system's writable life, here as there: what it took of the next write would be as uncertain.
 func (s store) WriteBatch(ctx context.Context, ws []volume.Write) error {
 	total := 0
 	for _, w := range ws {
 		total += len(w.Buf)
 	}
 	if total > smallData {
-		return s.Volume.WriteBatch(ctx, ws)
+		err := s.Volume.WriteBatch(ctx, ws)
+		if err != nil && ctx.Err() == nil {
+			s.db.Abort(fmt.Errorf("write file data: %w", err))
+		}
+		return err
 	}
 	for _, w := range ws {
 		if err := s.ordered.Write(ctx, w.Addr, w.Buf); err != nil {

@@ -217,7 +217,9 @@ func (m *Manager) Unpinned(es []pin.Extent) {
 	}
 }
 
-// discardExtents discards neighbours together. A discard is advice: that it fails is worth a warning, no more.
+// discardExtents discards neighbours together. A device that cannot discard says that it could; one that says it failed
+// is broken like one that fails to write, and the ranges may hold anything: they are free all the same, but the owner is
+// told, who writes no more.
 func (m *Manager) discardExtents(es []pin.Extent) {
 	ranges := make([]addrRange, 0, len(es))
 	for _, e := range es {
@@ -231,6 +233,9 @@ func (m *Manager) discardExtents(es []pin.Extent) {
 		ev := trace.Event{Kind: trace.Discarded, Bytenr: r.start, N: r.n}
 		if err := m.volume.Discard(context.Background(), ondisk.Logical(r.start), r.n); err != nil {
 			ev = trace.Event{Kind: trace.Warning, Bytenr: r.start, N: r.n, Note: "discard failed", Err: err}
+			if m.failed != nil {
+				m.failed(fmt.Errorf("discard %d bytes at logical %d: %w", r.n, r.start, err))
+			}
 		}
 		trace.Emit(m.tracer, ev)
 	}

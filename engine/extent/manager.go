@@ -45,6 +45,8 @@ type Options struct {
 	// Settle runs the delayed refs of the running transaction, if there is one, with RunDelayedRefs. It is called before
 	// Reclaim, by the same callers. May be nil.
 	Settle func(context.Context) error
+	// Failed is told that a device failed where nobody waits for the outcome: in a discard. May be nil.
+	Failed func(error)
 }
 
 // Manager owns the space of one file system. It implements btree.Allocator. Safe for concurrent use; the methods that
@@ -58,6 +60,7 @@ type Manager struct {
 	discard bool
 	reclaim func(context.Context) error
 	settle  func(context.Context) error
+	failed  func(error)
 
 	nodesize  uint64
 	skinny    bool
@@ -119,7 +122,7 @@ func kindOf(flags uint64) int {
 // New returns a Manager that knows no block groups yet; Load reads them.
 func New(o Options) *Manager {
 	m := &Manager{
-		volume: o.Volume, cache: o.Cache, pin: o.Pin, tracer: o.Tracer, trees: o.Trees, discard: o.Discard, reclaim: o.Reclaim, settle: o.Settle,
+		volume: o.Volume, cache: o.Cache, pin: o.Pin, tracer: o.Tracer, trees: o.Trees, discard: o.Discard, reclaim: o.Reclaim, settle: o.Settle, failed: o.Failed,
 		nodesize: uint64(o.Super.NodeSize()),
 		skinny:   o.Super.HasIncompat(ondisk.IncompatSkinnyMetadata),
 		csumType: o.Super.Checksum(),

@@ -125,7 +125,7 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 	})
 	db.extents = extent.New(extent.Options{
 		Volume: o.Volume, Cache: o.Cache, Pin: db.pin, Tracer: o.Tracer, Trees: sysTrees{db}, Super: &sb,
-		Discard: o.Discard, Reclaim: db.reclaim, Settle: db.settleRefs,
+		Discard: o.Discard, Reclaim: db.reclaim, Settle: db.settleRefs, Failed: db.Abort,
 	})
 	if err := db.extents.Load(ctx); err != nil {
 		return nil, err
