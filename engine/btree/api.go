@@ -65,6 +65,11 @@ type Config struct {
 	Tracer    trace.Tracer
 	Shareable bool // a file tree, whose blocks snapshots and relocation may share
 
+	// Tight reports that space for tree blocks is short: deletions then merge leaves as soon as two fit into one, which
+	// costs a split when they grow again, and in a shareable tree maybe a copy of the neighbour. Called under block
+	// locks; must not block. May be nil.
+	Tight func() bool
+
 	// OnDirty is called whenever the root gets another address or level, so the root item has to be written again.
 	// It runs under the root's write lock: it must not block nor touch the tree. May be nil.
 	OnDirty func(*Tree, Txn)

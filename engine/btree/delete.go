@@ -18,7 +18,7 @@ func (t *Tree) Delete(ctx context.Context, tx Txn, key ondisk.Key) error {
 	if leaf != nil {
 		b := leaf.Block()
 		slot, found := search(b, &key)
-		stays := found && slot > 0 && !sparseLeaf(b, ondisk.ItemSize+b.ItemSize(slot))
+		stays := found && slot > 0 && !t.sparseLeaf(b, ondisk.ItemSize+b.ItemSize(slot))
 		if stays {
 			leafDelete(b, slot, slot+1)
 		}
@@ -44,8 +44,13 @@ func (t *Tree) Delete(ctx context.Context, tx Txn, key ondisk.Key) error {
 	return p.deleted(slot == 0)
 }
 
-// sparseLeaf reports whether a leaf, less some bytes, is to be merged with a neighbour.
-func sparseLeaf(b ondisk.Block, less int) bool { return leafUsed(b)-less < leafCap(b)/3 }
+// sparseLeaf reports whether a leaf, less some bytes, is to be merged with a neighbour: when it is less than a third
+// full, as in the kernel (fs/btrfs/ctree.c, btrfs_del_items). Where space is tight half full will do, since otherwise
+// deleting every other file of a full file system makes room for none.
+func (t *Tree) sparseLeaf(b ondisk.Block, less int) bool {
+	used := leafUsed(b) - less
+	return used < leafCap(b)/3 || used <= leafCap(b)/2 && t.cfg.Tight != nil && t.cfg.Tight()
+}
 
 // DeleteRange calls fn for the items with from <= key <= to in ascending order and removes those for which it answers
 // del, until it answers no more. fn is called once an item, under the leaf's write lock; once it has answered del

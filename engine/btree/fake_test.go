@@ -211,6 +211,7 @@ type world struct {
 	alloc *fakeAlloc
 	gen   txn
 	trees []*Tree
+	tight func() bool // what Config.Tight answers; nil: no
 }
 
 func newWorld(tb failer) *world {
@@ -228,7 +229,8 @@ func (w *world) newCache() *extbuf.Cache {
 }
 
 func (w *world) config(id ondisk.TreeID) Config {
-	return Config{ID: id, Cache: w.cache, Alloc: w.alloc, Shareable: id.IsFileTree()}
+	return Config{ID: id, Cache: w.cache, Alloc: w.alloc, Shareable: id.IsFileTree(),
+		Tight: func() bool { return w.tight != nil && w.tight() }}
 }
 
 func (w *world) tree(id ondisk.TreeID) *Tree {

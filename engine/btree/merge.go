@@ -17,7 +17,7 @@ func (p *path) deleted(first bool) error {
 	if first {
 		p.carryFirstKey(0)
 	}
-	if p.nodes[1] != nil && sparseLeaf(b, 0) {
+	if p.nodes[1] != nil && p.t.sparseLeaf(b, 0) {
 		return p.mergeLeaf()
 	}
 	return nil
@@ -53,8 +53,9 @@ func (p *path) removeEmptyLeaf() error {
 }
 
 // sibling returns the block at another slot of the parent of the block at level, locked, if somebody else is not in
-// there, it can be read, and want agrees. Otherwise nil: merging is never necessary.
-func (p *path) sibling(level, slot int, want func(ondisk.Block) bool) *extbuf.Buffer {
+// there, it can be read, and want agrees; with cheap only one that need not be copied. Otherwise nil: merging is never
+// necessary.
+func (p *path) sibling(level, slot int, cheap bool, want func(ondisk.Block) bool) *extbuf.Buffer {
 	up := p.nodes[level+1].Block()
 	if slot < 0 || slot >= up.NrItems() {
 		return nil
@@ -67,7 +68,7 @@ func (p *path) sibling(level, slot int, want func(ondisk.Block) bool) *extbuf.Bu
 		s.Release()
 		return nil
 	}
-	if p.t.verifyChild(up, slot, s) != nil || !want(s.Block()) {
+	if p.t.verifyChild(up, slot, s) != nil || !want(s.Block()) || cheap && p.t.mustCOW(s, p.gen) {
 		s.Unlock()
 		s.Release()
 		return nil
@@ -94,7 +95,9 @@ func (p *path) cowSibling(level, slot int, s *extbuf.Buffer) (*extbuf.Buffer, er
 func (p *path) mergeLeaf() error {
 	b := p.leaf()
 	used, free, slot := leafUsed(b), b.LeafFree(), p.slots[1]
-	if s := p.sibling(0, slot-1, func(sb ondisk.Block) bool { return sb.LeafFree() >= used }); s != nil {
+	// The trees that the commit itself changes have no space reserved for copies of neighbours that need not be.
+	cheap := !p.t.cfg.Shareable && used >= leafCap(b)/3
+	if s := p.sibling(0, slot-1, cheap, func(sb ondisk.Block) bool { return sb.LeafFree() >= used }); s != nil {
 		s, err := p.cowSibling(0, slot-1, s)
 		if err != nil {
 			return err
@@ -104,7 +107,7 @@ func (p *path) mergeLeaf() error {
 			return p.dropRightOf(0, slot, s)
 		}
 	}
-	if s := p.sibling(0, slot+1, func(sb ondisk.Block) bool { return leafUsed(sb) <= free }); s != nil {
+	if s := p.sibling(0, slot+1, cheap, func(sb ondisk.Block) bool { return leafUsed(sb) <= free }); s != nil {
 		var err error
 		if s, err = p.unshare(0, slot+1, s); s == nil {
 			return err
@@ -197,7 +200,7 @@ func (p *path) mergeNode(level int) error {
 	slot := p.slots[level+1]
 	most := ondisk.MaxPtrs(len(b)) - minRoom - b.NrItems()
 	small := func(sb ondisk.Block) bool { return sb.NrItems() <= most }
-	if s := p.sibling(level, slot-1, small); s != nil {
+	if s := p.sibling(level, slot-1, false, small); s != nil {
 		s, err := p.cowSibling(level, slot-1, s)
 		if err != nil {
 			return err
@@ -207,7 +210,7 @@ func (p *path) mergeNode(level int) error {
 			return p.dropRightOf(level, slot, s)
 		}
 	}
-	if s := p.sibling(level, slot+1, small); s != nil {
+	if s := p.sibling(level, slot+1, false, small); s != nil {
 		var err error
 		if s, err = p.unshare(level, slot+1, s); s == nil {
 			return err

@@ -427,6 +427,7 @@ func (m *machine) work(kind, n int) {
 func runMachine(tb failer, seed uint64, steps []int, id ondisk.TreeID, keys uint64, big int) {
 	w := newWorld(tb)
 	m := &machine{world: w, rng: rand.New(rand.NewPCG(seed, 1)), ids: 1000, keys: keys, big: big}
+	w.tight = func() bool { return m.rng.IntN(3) == 0 }
 	m.pairs = []pair{{w.tree(id), newModel(), nil}}
 	for i, s := range steps {
 		kind, n := s%10, 1+s/10

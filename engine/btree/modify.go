@@ -84,7 +84,7 @@ func (t *Tree) Modify(ctx context.Context, tx Txn, key ondisk.Key, fn func(old [
 		return err
 	}
 	if leaf != nil {
-		done, err := modifyIn(leaf, &key, fn)
+		done, err := t.modifyIn(leaf, &key, fn)
 		if done || err != nil {
 			return err
 		}
@@ -129,7 +129,7 @@ func detach(data, old []byte) []byte {
 }
 
 // modifyIn does Modify in the leaf alone if that is possible. The leaf ends unlocked and released.
-func modifyIn(leaf *extbuf.Buffer, key *ondisk.Key, fn func(old []byte) ([]byte, error)) (done bool, err error) {
+func (t *Tree) modifyIn(leaf *extbuf.Buffer, key *ondisk.Key, fn func(old []byte) ([]byte, error)) (done bool, err error) {
 	defer func() { leaf.Unlock(); leaf.Release() }()
 	b := leaf.Block()
 	slot, old := lookup(b, key)
@@ -143,7 +143,7 @@ func modifyIn(leaf *extbuf.Buffer, key *ondisk.Key, fn func(old []byte) ([]byte,
 	case data == nil && old == nil:
 		return true, nil
 	case data == nil:
-		if slot == 0 || sparseLeaf(b, ondisk.ItemSize+len(old)) {
+		if slot == 0 || t.sparseLeaf(b, ondisk.ItemSize+len(old)) {
 			return false, nil
 		}
 		leafDelete(b, slot, slot+1)

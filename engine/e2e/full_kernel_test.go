@@ -35,7 +35,9 @@ func TestFullAsTheKernel(t *testing.T) {
 			f.tree, _ = fs.Subvolume(t.Context(), 5)
 			ours := f.fill(c.filler)
 			must(t, fs.Close())
-			theirs := kernelFill(t, size, c)
+			k := newKernelFull(t, size, c)
+			theirs := k.fill(c)
+			k.m.Unmount()
 			t.Logf("ours: %s; the kernel: %s", ours, theirs)
 			if ours.bytes < theirs.bytes*95/100 {
 				t.Errorf("%d bytes of data, the kernel %d", ours.bytes, theirs.bytes)
@@ -47,38 +49,39 @@ func TestFullAsTheKernel(t *testing.T) {
 	}
 }
 
-// kernelFill fills an image as full.fillFiles does, through a mount.
-func kernelFill(t *testing.T, size uint64, c fullCase) (r filled) {
-	img := t.TempDir() + "/kernel.img"
-	oracle.Mkfs(t, img, int64(size), "-n", fmt.Sprint(c.nodesize))
-	// With nodes of 4 KiB a commit of the kernel may itself run out of space, which aborts it and shows as EIO.
-	m := oracle.Mount(t, img, oracle.AllowComplaints())
-	defer m.Unmount()
+// fill fills the image as full.fillFiles does, until the kernel finds no space.
+func (k *kernelFull) fill(c fullCase) (r filled) {
 	began := time.Now()
 	defer func() { r.took = time.Since(began) }()
-	piece := []byte(nil)
-	if c.filler == "data" {
-		piece = make([]byte, 1<<20)
+	piece, pieces := []byte(nil), 0
+	switch c.filler {
+	case "data":
+		piece, pieces = make([]byte, 1<<20), 8
+	case "small":
+		piece, pieces = make([]byte, 4096), 1
 	}
 	for {
-		f, err := os.Create(m.Path(fmt.Sprintf("file-%07d", r.files)))
-		if kernelFull(t, err) {
+		name := fmt.Sprintf("file-%07d", k.next)
+		k.next++
+		f, err := os.Create(k.m.Path(name))
+		if kernelSaysFull(k.t, err) {
 			return r
 		}
+		k.files = append(k.files, name)
 		r.files++
-		for at := 0; at < 8 && len(piece) > 0; at++ {
+		for range pieces {
 			n, err := f.Write(piece)
 			r.bytes += uint64(n)
-			if kernelFull(t, err) {
+			if kernelSaysFull(k.t, err) {
 				_ = f.Close()
 				return r
 			}
 		}
-		must(t, f.Close())
+		must(k.t, f.Close())
 	}
 }
 
-func kernelFull(t *testing.T, err error) bool {
+func kernelSaysFull(t *testing.T, err error) bool {
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EROFS) {
 		return true
 	}

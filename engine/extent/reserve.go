@@ -162,6 +162,14 @@ func (m *Manager) metadataFor(kind ReserveKind) uint64 {
 	return total - min(total, keep)
 }
 
+// MetadataTight reports that more than three quarters of the metadata space that there is, or could be, are taken: time
+// to keep trees dense. Cheap, takes no lock.
+func (m *Manager) MetadataTight() bool {
+	sp := m.spaces[kindMetadata]
+	total := uint64(sp.size.Load()) + sp.allocatable.Load()
+	return sp.taken() > total/4*3
+}
+
 // commitNeed is how much metadata the commit of the running transaction may still take: a few paths for root items and
 // the like; for each change that is queued a copy of the leaf that it goes to, in the extent, free-space and csum tree;
 // and again for their growth, two items of which half-full leaves are made. The copies cannot be more than those trees

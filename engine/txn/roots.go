@@ -71,7 +71,8 @@ func (r *Root) Quietly(fn func() error) error {
 
 // config is the tree configuration for one id.
 func (db *DB) config(id ondisk.TreeID) btree.Config {
-	return btree.Config{ID: id, Cache: db.cache, Alloc: lateAllocator{db}, Tracer: db.tracer, Shareable: id.IsFileTree(), OnDirty: db.onDirty}
+	return btree.Config{ID: id, Cache: db.cache, Alloc: lateAllocator{db}, Tracer: db.tracer, Shareable: id.IsFileTree(),
+		Tight: func() bool { return db.extents.MetadataTight() }, OnDirty: db.onDirty}
 }
 
 // onDirty is called when a tree's root was COWed, with tree blocks locked: it takes nothing but the leaf lock touchMu.
