@@ -187,7 +187,8 @@ func (s *sender) sendEncoded(path string, e *extent, off, n uint64) error {
 		length = e.ram
 	}
 	s.enc.Uint64(sendstream.AttrFileOffset, off)
-	s.enc.Uint64(sendstream.AttrUnencodedFileLen, min(e.start+length-off, n))
+	length = min(e.start+length-off, n)
+	s.enc.Uint64(sendstream.AttrUnencodedFileLen, length)
 	s.enc.Uint64(sendstream.AttrUnencodedLen, e.ram)
 	s.enc.Uint64(sendstream.AttrUnencodedOffset, at)
 	var comp uint32

@@ -144,7 +144,9 @@ func (s *sender) sendExtent(e *extent) error {
 	} else {
 		err = s.sendData(e, e.start, n)
 	}
-	s.cur.written = end
+	if s.cur.written = end; s.cur.cut != 0 {
+		s.cur.written, s.cur.cut = s.cur.cut, 0
+	}
 	return err
 }
 
@@ -175,14 +177,8 @@ func (s *sender) sendData(e *extent, off, n uint64) error {
 	if s.o.NoData {
 		return s.sendUpdateExtent(path, off, n)
 	}
-	if s.o.Compressed && e.comp != 0 {
-		packed := e.diskLen
-		if e.typ == ondisk.FileExtentInline {
-			packed = uint64(len(e.inline))
-		}
-		if packed <= n {
-			return s.sendEncoded(path, e, off, n)
-		}
+	if s.mayEncode(e, n) {
+		return s.sendEncoded(path, e, off, n)
 	}
 	for n > 0 {
 		piece := min(n, s.pieceSize())
@@ -192,6 +188,25 @@ func (s *sender) sendData(e *extent, off, n uint64) error {
 		off, n = off+piece, n-piece
 	}
 	return nil
+}
+
+// mayEncode reports whether an extent is sent as it is stored. An inline extent may unpack to less than its range in
+// the file, whose rest is zeros: in a file that the receiver has they must be written, in a new one the file's size is to
+// be set. (The kernel forgets both.)
+func (s *sender) mayEncode(e *extent, n uint64) bool {
+	if !s.o.Compressed || e.comp == 0 {
+		return false
+	}
+	if e.typ != ondisk.FileExtentInline {
+		return e.diskLen <= n
+	}
+	if uint64(len(e.inline)) > n || e.ram < n && s.parent != nil && !s.cur.isNew {
+		return false
+	}
+	if e.ram < n {
+		s.cur.cut = e.start + e.ram
+	}
+	return true
 }
 
 // sendWrite sends one write, whose data may come later.

@@ -131,8 +131,29 @@ func merged(lines []string) []string {
 
 // sameCommands reports whether two streams are the same, byte by byte or but for how the data gets there.
 func sameCommands(t *testing.T, a, b []byte) bool {
-	return bytes.Equal(a, b) || slices.Equal(merged(dumped(t, a)), merged(dumped(t, b)))
+	if bytes.Equal(a, b) {
+		return true
+	}
+	x, y := merged(dumped(t, a)), merged(dumped(t, b))
+	short := map[string]bool{}
+	for _, l := range dumped(t, b) {
+		if m := shortInline.FindStringSubmatch(l); m != nil {
+			short[m[1]] = true
+		}
+	}
+	forgotten := func(l string) bool {
+		m := dataOrSize.FindStringSubmatch(l)
+		return m != nil && short[m[1]]
+	}
+	return slices.Equal(slices.DeleteFunc(x, forgotten), slices.DeleteFunc(y, forgotten))
 }
+
+// shortInline is a compressed inline extent, dataOrSize what may follow it: where it unpacks to less than its range the
+// kernel forgets to send the rest, or the file's size, and we do not. The manifests tell who is right.
+var (
+	shortInline = regexp.MustCompile(`^encoded_write +(.*\S) +offset=0 len=\d+ unencoded_file_len=(?:\d{1,3}|[123]\d{3}) `)
+	dataOrSize  = regexp.MustCompile(`^(?:data|truncate) +(.*\S) +(?:\[\d+, \d+\)|size=\d+)$`)
+)
 
 // firstDifference says where two streams differ.
 func firstDifference(t *testing.T, ours, theirs []byte) string {

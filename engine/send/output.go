@@ -11,10 +11,11 @@ import (
 
 // Sizes of the way out, in bytes. A segment is sent on when it has reached its size, and a command is added whole, so it
 // may be larger by one command.
+var segmentSize = 512 << 10 // tests have smaller ones
+
 const (
-	segmentSize = 512 << 10
-	segments    = 16
-	fillers     = 4
+	segments = 16
+	fillers  = 4
 )
 
 // segment is a piece of the stream on its way: encoded commands, of which some wait for file data.

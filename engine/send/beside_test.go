@@ -1,0 +1,404 @@
+package send_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"imgtool/disk"
+	"imgtool/engine"
+	"imgtool/engine/commitview"
+	"imgtool/engine/fserr"
+	"imgtool/engine/inode"
+	"imgtool/engine/internal/oracle"
+	"imgtool/engine/mkfs"
+	"imgtool/engine/ondisk"
+	"imgtool/engine/send"
+	"imgtool/engine/subvol"
+	"imgtool/engine/trace"
+)
+
+// lab is a file system in memory with a subvolume /a, its snapshot /s, and /t, a snapshot after changes.
+type lab struct {
+	testing.TB
+	fs    *engine.FS
+	mem   *disk.Mem
+	hook  atomic.Pointer[func(trace.Event)]
+	churn *inode.FileTree
+	n     int
+}
+
+// Trace implements trace.Tracer.
+func (l *lab) Trace(e trace.Event) {
+	if fn := l.hook.Load(); fn != nil {
+		(*fn)(e)
+	}
+}
+
+func newLab(t testing.TB, files int) *lab {
+	t.Helper()
+	l := &lab{TB: t, mem: disk.NewMem(filepath.Base(t.Name()), 512<<20)}
+	fo := engine.FormatOptions{Options: mkfs.Default(), OpenOptions: engine.OpenOptions{Tracer: l}}
+	var err error
+	l.fs, err = engine.FormatDevice(t.Context(), l.mem, fo)
+	l.must(err)
+	l.churn = l.subvolume("churn")
+	a := l.subvolume("a")
+	ctx := t.Context()
+	dir := ondisk.ObjectID(inode.RootDir)
+	for i := range files {
+		if i%50 == 0 {
+			dir, err = a.Mkdir(ctx, inode.RootDir, fmt.Sprint("dir", i), inode.Attr{Mode: 0o755})
+			l.must(err)
+		}
+		ino, err := a.Create(ctx, dir, fmt.Sprint("file", i), inode.Attr{Mode: 0o644})
+		l.must(err)
+		_, err = a.WriteAt(ctx, ino, bytes.Repeat([]byte{byte(i)}, 100*(i%70)), 0)
+		l.must(err)
+		_, err = a.Symlink(ctx, dir, fmt.Sprint("link", i), "target", inode.Attr{})
+		l.must(err)
+	}
+	l.snapshot("/a", "/s")
+	for i := range files / 2 {
+		if i%25 == 0 && i > 0 {
+			l.must(a.Rename(ctx, inode.RootDir, fmt.Sprint("dir", i*2), inode.RootDir, fmt.Sprint("moved", i), inode.RenameReplace))
+		}
+		ino, err := a.Create(ctx, dir, fmt.Sprint("new", i), inode.Attr{Mode: 0o600})
+		l.must(err)
+		_, err = a.WriteAt(ctx, ino, []byte("new"), 0)
+		l.must(err)
+	}
+	l.snapshot("/a", "/t")
+	return l
+}
+
+func (l *lab) must(err error) {
+	l.Helper()
+	if err != nil {
+		l.Fatal(err)
+	}
+}
+
+func (l *lab) subvolume(name string) *inode.FileTree {
+	l.Helper()
+	id, err := l.fs.CreateSubvolume(l.Context(), name, subvol.CreateOptions{})
+	l.must(err)
+	tree, err := l.fs.Subvolume(l.Context(), id)
+	l.must(err)
+	return tree
+}
+
+func (l *lab) snapshot(src, dst string) {
+	l.Helper()
+	_, err := l.fs.Snapshot(l.Context(), src, dst, true)
+	l.must(err)
+}
+
+func (l *lab) id(path string) ondisk.TreeID {
+	l.Helper()
+	id, err := l.fs.SubvolumeAt(l.Context(), path)
+	l.must(err)
+	return id
+}
+
+// close lets btrfs check see what the commits beside the sends have made.
+func (l *lab) close() {
+	l.Helper()
+	l.must(l.fs.Close())
+	path := filepath.Join(l.TempDir(), "image")
+	l.must(l.mem.WriteFile(path))
+	oracle.Check(l, path)
+}
+
+// storm takes a snapshot of a subvolume, deletes the one before, and makes blocks of another tree until one of them has
+// taken the address of the root that has gone.
+func (l *lab) storm(path string, root ondisk.Logical) error {
+	ctx := context.WithoutCancel(l.Context())
+	l.n++
+	if _, err := l.fs.Snapshot(ctx, path, fmt.Sprint("/storm", l.n), true); err != nil {
+		return err
+	}
+	if l.n > 1 {
+		if err := l.fs.DeleteSubvolume(ctx, fmt.Sprint("/storm", l.n-1)); err != nil {
+			return err
+		}
+		if err := l.fs.CleanSubvolumes(ctx); err != nil {
+			return err
+		}
+	}
+	for i := range 20 {
+		for j := range 10 {
+			if _, err := l.churn.Create(ctx, inode.RootDir, fmt.Sprintf("%d-%d-%d-%s", l.n, i, j, strings.Repeat("x", 200)), inode.Attr{}); err != nil {
+				return err
+			}
+		}
+		if err := l.fs.Commit(ctx); err != nil {
+			return err
+		}
+		b := l.fs.DB().Cache().Lookup(root)
+		if b == nil {
+			return nil
+		}
+		taken := b.Owner() == l.churn.ID()
+		b.Release()
+		if taken {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (l *lab) send(w io.Writer, o engine.SendOptions) error { return l.fs.Send(l.Context(), w, o) }
+
+// TestStorm sends while the subvolume that is being sent is snapshotted at every search of it, the roots that go are
+// overwritten by other trees, and other snapshots are deleted: under the safe policies the stream is what it is in
+// silence. Under shared the race is there and is noticed.
+func TestStorm(t *testing.T) {
+	defer send.SmallSegments(4 << 10)()
+	for _, c := range []struct {
+		name  string
+		files int
+		o     engine.SendOptions
+	}{
+		{"full", 100, engine.SendOptions{Path: "/s"}},
+		{"incremental", 170, engine.SendOptions{Path: "/t", ParentPath: "/s"}},
+	} {
+		for _, p := range commitview.Policies() {
+			t.Run(c.name+"/"+p.String(), func(t *testing.T) { stormOne(t, c.files, c.o, p) })
+		}
+	}
+}
+
+func stormOne(t *testing.T, files int, o engine.SendOptions, p commitview.Policy) {
+	l := newLab(t, files)
+	var quiet, loud bytes.Buffer
+	l.must(l.send(&quiet, o))
+	var counters commitview.Counters
+	var stats send.Stats
+	o.Policy, o.AllowUnsafe, o.Counters, o.Stats = p, p == commitview.Shared, &counters, &stats
+	sent := uint64(l.id(o.Path))
+	var busy atomic.Bool
+	var failed error
+	storm := func(e trace.Event) {
+		if e.Kind != trace.CommitRootAcquired || e.Root != sent || !busy.CompareAndSwap(false, true) {
+			return
+		}
+		defer busy.Store(false)
+		if failed == nil {
+			failed = l.storm(o.Path, ondisk.Logical(e.Bytenr))
+		}
+	}
+	l.hook.Store(&storm)
+	err := l.send(&loud, o)
+	l.hook.Store(nil)
+	l.must(failed)
+	mismatches := uint64(0)
+	for _, s := range counters.Stats() {
+		mismatches += s.Mismatches
+	}
+	t.Logf("%d snapshots, %d bytes, %d mismatches, %v", l.n, loud.Len(), mismatches, err)
+	if p == commitview.Shared {
+		if mismatches == 0 || err == nil && bytes.Equal(quiet.Bytes(), loud.Bytes()) {
+			t.Errorf("the race has not shown: %d mismatches, %v", mismatches, err)
+		}
+	} else {
+		if err != nil || !bytes.Equal(quiet.Bytes(), loud.Bytes()) {
+			t.Errorf("%v; the stream has %d bytes, in silence %d", err, loud.Len(), quiet.Len())
+		}
+		if mismatches != 0 || l.n < 100 {
+			t.Errorf("%d mismatches, %d snapshots during the send, want 0 and at least 100", mismatches, l.n)
+		}
+	}
+	if st := l.fs.DB().Pin().Stats(); st.Held() != 0 || st.Tickets != 0 || st.Late != 0 {
+		t.Errorf("no reader is left, and there is still %v", st)
+	}
+	l.close()
+}
+
+// gate is an output whose reader takes its time: fn is called at each write.
+type gate struct {
+	bytes.Buffer
+	fn func(n int) error
+	n  int
+}
+
+func (g *gate) Write(p []byte) (int, error) {
+	g.n++
+	if err := g.fn(g.n); err != nil {
+		return 0, err
+	}
+	return g.Buffer.Write(p)
+}
+
+// TestBlocked sends to a reader that does not read. The sender holds no ticket then: commits go by, and what they free
+// comes back at once.
+func TestBlocked(t *testing.T) {
+	defer send.SmallSegments(512)()
+	for _, o := range []engine.SendOptions{{Path: "/s"}, {Path: "/t", ParentPath: "/s"}} {
+		l := newLab(t, 400)
+		var quiet bytes.Buffer
+		l.must(l.send(&quiet, o))
+		var stats send.Stats
+		o.Stats = &stats
+		blocked := 0
+		out := &gate{fn: func(n int) error {
+			if n > 3 {
+				return nil
+			}
+			for stats.Waits.Load() < uint64(n) { // the sender has filled all segments and waits for this one
+				if err := t.Context().Err(); err != nil {
+					return err
+				}
+				runtime.Gosched()
+			}
+			blocked++
+			if st := l.fs.DB().Pin().Stats(); st.Tickets != 0 {
+				return fmt.Errorf("%d tickets while the sender waits", st.Tickets)
+			}
+			if err := l.storm(o.Path, 0); err != nil {
+				return err
+			}
+			if st := l.fs.DB().Pin().Stats(); st.Held() != 0 {
+				return fmt.Errorf("%d bytes are held while the sender waits", st.Held())
+			}
+			return nil
+		}}
+		if err := l.send(out, o); err != nil || !bytes.Equal(out.Bytes(), quiet.Bytes()) {
+			t.Errorf("%v, %d bytes, in silence %d", err, out.Len(), quiet.Len())
+		}
+		if blocked != 3 || stats.Refreshes.Load() == 0 {
+			t.Errorf("blocked %d times, %d new tickets", blocked, stats.Refreshes.Load())
+		}
+		l.close()
+	}
+}
+
+// TestCounted asks for the deletion of what is being sent, and for its flip to writable: refused, naming the send, until
+// it is done.
+func TestCounted(t *testing.T) {
+	defer send.SmallSegments(4 << 10)()
+	l := newLab(t, 60)
+	ctx := t.Context()
+	l.snapshot("/a", "/c")
+	s, c, tt := l.id("/s"), l.id("/c"), l.id("/t")
+	out := &gate{fn: func(n int) error {
+		if n != 1 {
+			return nil
+		}
+		for _, id := range []ondisk.TreeID{s, c, tt} {
+			for what, err := range map[string]error{"delete": l.fs.DeleteSubvolumeID(ctx, id), "flip": l.fs.SetReadonly(ctx, id, false)} {
+				if !errors.Is(err, fserr.ErrPerm) || !strings.Contains(err.Error(), fmt.Sprintf("the send of subvolume %d", tt)) {
+					return fmt.Errorf("%s of %d: %w, want EPERM that names the send", what, id, err)
+				}
+			}
+		}
+		return nil
+	}}
+	l.must(l.send(out, engine.SendOptions{Path: "/t", ParentPath: "/s", ClonePaths: []string{"/c"}}))
+	l.must(l.fs.SetReadonly(ctx, c, false))
+	l.must(l.fs.SetReadonly(ctx, c, true))
+	for _, p := range []string{"/s", "/c", "/t"} {
+		l.must(l.fs.DeleteSubvolume(ctx, p))
+	}
+	for _, o := range []engine.SendOptions{{Path: "/s"}, {Path: "/a"}, {Path: "/"}} {
+		if err := l.send(io.Discard, o); err == nil {
+			t.Errorf("%s has been sent", o.Path)
+		}
+	}
+	if err := l.send(io.Discard, engine.SendOptions{Path: "/a"}); !errors.Is(err, fserr.ErrPerm) {
+		t.Errorf("send of a writable subvolume: %v, want EPERM", err)
+	}
+	l.close()
+}
+
+// TestMany sends the same subvolume many times at once, beside commits.
+func TestMany(t *testing.T) {
+	l := newLab(t, 100)
+	o := engine.SendOptions{Path: "/t", ParentPath: "/s"}
+	var quiet bytes.Buffer
+	l.must(l.send(&quiet, o))
+	stop := make(chan struct{})
+	var storms, senders sync.WaitGroup
+	storms.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				if err := l.storm("/t", 0); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
+	for i := range 6 {
+		senders.Go(func() {
+			o := o
+			o.Policy = []commitview.Policy{commitview.Epoch, commitview.CloneRoot}[i%2]
+			for range 5 {
+				var out bytes.Buffer
+				if err := l.send(&out, o); err != nil || !bytes.Equal(out.Bytes(), quiet.Bytes()) {
+					t.Errorf("sender %d: %v, %d bytes, in silence %d", i, err, out.Len(), quiet.Len())
+				}
+			}
+		})
+	}
+	senders.Wait()
+	close(stop)
+	storms.Wait()
+	l.close()
+}
+
+// TestChangedRoot sends a subvolume whose flag was set in the running transaction, and one that a snapshot has just been
+// made of: the send commits first.
+func TestChangedRoot(t *testing.T) {
+	l := newLab(t, 5)
+	a := l.id("/a")
+	tree, err := l.fs.Subvolume(t.Context(), a)
+	l.must(err)
+	_, err = tree.Create(t.Context(), inode.RootDir, "late", inode.Attr{Mode: 0o644})
+	l.must(err)
+	l.must(l.fs.SetReadonly(t.Context(), a, true))
+	var out bytes.Buffer
+	l.must(l.send(&out, engine.SendOptions{Path: "/a"}))
+	if !bytes.Contains(out.Bytes(), []byte("late")) {
+		t.Error("what the running transaction had made is not in the stream")
+	}
+	l.close()
+}
+
+// TestROSnapshot sends a writable subvolume through a snapshot, which is gone afterwards, also after a failure.
+func TestROSnapshot(t *testing.T) {
+	l := newLab(t, 20)
+	before, err := l.fs.Subvolumes(t.Context())
+	l.must(err)
+	o := engine.SendOptions{Path: "/a", ForceROSnapshot: true}
+	var out bytes.Buffer
+	l.must(l.send(&out, o))
+	if !bytes.Contains(out.Bytes()[:60], []byte("\x01\x00a")) {
+		t.Errorf("the stream does not begin with the subvolume's name: %q", out.Bytes()[:60])
+	}
+	broken := errors.New("broken pipe")
+	if err := l.send(&gate{fn: func(int) error { return broken }}, o); !errors.Is(err, broken) {
+		t.Errorf("%v, want the writer's error", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := l.fs.Send(ctx, &gate{fn: func(int) error { cancel(); return nil }}, o); !errors.Is(err, context.Canceled) {
+		t.Logf("the send was done before it was cancelled: %v", err)
+	}
+	after, err := l.fs.Subvolumes(t.Context())
+	l.must(err)
+	if len(after) != len(before) {
+		t.Errorf("%d subvolumes, %d before", len(after), len(before))
+	}
+	l.close()
+}
