@@ -11,10 +11,11 @@ import (
 	"imgtool/engine/ondisk"
 )
 
-// examine asks the offline checker, who reads all copies of everything. With torn, a superblock copy may be torn or
-// old, as a power cut leaves it: the primary or mirrors, but not both, or there would be an instant without a good one.
-func examine(ctx context.Context, img *disk.Mem, torn bool) error {
-	report, err := check.Image(ctx, []disk.Device{untouched{img}}, check.Options{DataCsum: true, Workers: 1})
+// examine asks the offline checker, who reads all copies of everything, of file data with data only. With torn, a
+// superblock copy may be torn or old, as a power cut leaves it: the primary or mirrors, but not both, or there would be
+// an instant without a good one.
+func examine(ctx context.Context, img *disk.Mem, torn, data bool) error {
+	report, err := check.Image(ctx, []disk.Device{untouched{img}}, check.Options{DataCsum: data, Workers: 1})
 	if err != nil {
 		return err
 	}
