@@ -4,14 +4,22 @@
 # root. Smaller or other sizes by environment:
 #
 #   PEERS_ROUNDS=5  PEERS_EMPTY=10737418240  PEERS_FILES=20000  PEERS_SNAPSHOTS=200  PEERS_BYTES=1073741824
+#   PEERS_CHECK_FILES=200000  PEERS_CHECK_SNAPSHOTS=100
 #   PEERS_SOURCE=GOROOT/src  PEERS_DIR=/tmp  PEERS_LOOP_DIRECT_IO=off  PEERS_ONLY=mkfs-empty,create-4k
 #   PEERS_QUICK=1   small sizes, to see that it works
+#
+# Arguments are names of comparisons: `bench/peers.sh check` makes that one only.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 go=${GO:-go}
 if [ -n "${PEERS_QUICK:-}" ]; then
-  : "${PEERS_ROUNDS:=2}" "${PEERS_FILES:=2000}" "${PEERS_SNAPSHOTS:=20}" "${PEERS_BYTES:=67108864}"
+  : "${PEERS_ROUNDS:=2}" "${PEERS_FILES:=2000}" "${PEERS_SNAPSHOTS:=20}" "${PEERS_BYTES:=67108864}" \
+    "${PEERS_CHECK_FILES:=5000}" "${PEERS_CHECK_SNAPSHOTS:=10}"
+fi
+
+if [ $# -gt 0 ]; then
+  PEERS_ONLY=$(IFS=,; echo "$*")
 fi
 
 bin=$(mktemp -d)
@@ -27,5 +35,7 @@ trap 'rm -rf "$bin"' EXIT
   -files "${PEERS_FILES:-20000}" \
   -snapshots "${PEERS_SNAPSHOTS:-200}" \
   -bytes "${PEERS_BYTES:-1073741824}" \
+  -check-files "${PEERS_CHECK_FILES:-200000}" \
+  -check-snapshots "${PEERS_CHECK_SNAPSHOTS:-100}" \
   -loop-direct-io "${PEERS_LOOP_DIRECT_IO:-off}" \
   -only "${PEERS_ONLY:-}"

@@ -1,7 +1,7 @@
 // Peers measures the engine side by side with btrfs-progs and the kernel; peers.sh runs it.
 //
 // Every comparison is made in rounds, both sides in each round, in alternating order, each on an image of its own that
-// was made for the run. What is timed ends durable on both sides: fsync or syncfs there, a commit here. Where a side is
+// was made for the run; only check, which changes nothing, has one image for both. What is timed ends durable on both sides: fsync or syncfs there, a commit here. Where a side is
 // a command its start is included. The result is the ratio of the times, theirs to ours, so above 1 we are faster.
 //
 // The kernel's side is btrfs on a loop device whose image lies in the same directory as ours; it needs root.
@@ -29,6 +29,8 @@ type config struct {
 	snapshots int
 	bytes     int64 // written and read sequentially
 	loopDIO   string
+
+	checkFiles, checkSnapshots int // in the image that is checked
 }
 
 // comparison is one line of the report. Each side prepares untimed and returns what it timed.
@@ -50,6 +52,7 @@ var comparisons = []comparison{
 	{"delete-empty", "files", fileCount, true, oursDeleteEmpty, theirsDeleteEmpty},
 	{"create-4k", "files", fileCount, true, oursCreate4K, theirsCreate4K},
 	{"write-seq", "MB", megabytes, true, oursWrite, theirsWrite},
+	{"check", "check", one, false, oursCheck, theirsCheck},
 	{"read-cold", "MB", megabytes, true, oursRead, theirsRead},
 }
 
@@ -78,10 +81,12 @@ func run(ctx context.Context) (err error) {
 	flag.IntVar(&c.files, "files", 20000, "files created and deleted")
 	flag.IntVar(&c.snapshots, "snapshots", 200, "snapshots taken")
 	flag.Int64Var(&c.bytes, "bytes", 1<<30, "`bytes` written and read sequentially")
+	flag.IntVar(&c.checkFiles, "check-files", 200_000, "files in the image that is checked")
+	flag.IntVar(&c.checkSnapshots, "check-snapshots", 100, "snapshots in the image that is checked")
 	flag.StringVar(&c.loopDIO, "loop-direct-io", "off", "direct I/O of the kernel's loop device, on or off")
 	flag.StringVar(&only, "only", "", "comma-separated `names` of comparisons; empty: all")
 	flag.Parse()
-	if flag.NArg() > 0 || c.rounds < 1 || c.files < 1 || c.snapshots < 1 || c.bytes < 1<<20 {
+	if flag.NArg() > 0 || c.rounds < 1 || c.files < 1 || c.snapshots < 1 || c.bytes < 1<<20 || c.checkFiles < 1 || c.checkSnapshots < 0 {
 		flag.Usage()
 		return errors.New("wrong arguments")
 	}

@@ -12,7 +12,8 @@ import (
 // bench is one run of the program.
 type bench struct {
 	config
-	n int // images made so far
+	n       int    // images made so far
+	checked string // the image of oursCheck and theirsCheck, once it is made
 }
 
 // measure is what one side's run has shown.
@@ -87,8 +88,8 @@ func (b *bench) print(c comparison, ours, theirs []measure) {
 		}
 		return fmt.Sprintf("%.0f /s", amount/seconds)
 	}
-	if m := ours[0].memory; m > 0 {
-		note = fmt.Sprintf("memory: theirs %d MiB, ours %d MiB", theirs[0].memory>>20, m>>20)
+	if m := most(ours); m > 0 {
+		note = fmt.Sprintf("memory: theirs %d MiB, ours %d MiB", most(theirs)>>20, m>>20)
 	}
 	if f := ours[0].flush; f > 0 {
 		note = fmt.Sprintf("our flushes: %.2f for each", f/amount)
@@ -96,6 +97,14 @@ func (b *bench) print(c comparison, ours, theirs []measure) {
 	slices.Sort(ratio)
 	fmt.Printf("%-18s %12s %12s  %-11s %7.2f %14s %3d  %s\n", c.name, show(median(t)), show(median(o)), c.unit, median(ratio),
 		fmt.Sprintf("%.2f-%.2f", ratio[0], ratio[len(ratio)-1]), len(ratio), note)
+}
+
+// most is the largest resident set of all rounds.
+func most(ms []measure) (n int64) {
+	for _, m := range ms {
+		n = max(n, m.memory)
+	}
+	return n
 }
 
 func median(v []float64) float64 {
