@@ -13,6 +13,8 @@ import (
 
 	"imgtool/engine"
 	"imgtool/engine/commitview"
+	"imgtool/engine/fserr"
+	"imgtool/engine/metrics"
 	"imgtool/engine/send"
 )
 
@@ -118,6 +120,12 @@ func (a *app) sendOutput(cmd *cobra.Command, file string) (out io.Writer, done f
 // send sends one subvolume after the other.
 func (a *app) send(ctx context.Context, s *session, out io.Writer, paths []string, o sending) error {
 	out = &impatient{ctx: ctx, out: out}
+	o.Stats = new(send.Stats)
+	if a.metrics != nil {
+		sb, st := s.Super(), o.Stats
+		a.metrics.NewSend(sb.FSID().String(), metrics.SendFigures{Commands: st.Commands.Load, Bytes: st.Bytes.Load,
+			Inodes: st.Inodes.Load, Searches: st.Searches.Load, CacheHits: st.CacheHits.Load, Waits: st.Waits.Load})
+	}
 	first := o.ClonePaths
 	for i, path := range paths {
 		if !a.quiet {
@@ -144,7 +152,7 @@ func (a *app) sendOne(ctx context.Context, s *session, out io.Writer, o engine.S
 		o.Progress = bar.update
 		defer bar.stop()
 	}
-	return s.Send(ctx, out, o)
+	return advise(s.Send(ctx, out, o), fserr.ErrPerm, "send a read-only snapshot of it, or use --force-ro-snapshot")
 }
 
 // impatient is an output whose writes end when the context does, although the reader of the pipe may not read.

@@ -155,9 +155,9 @@ var (
 	dataOrSize  = regexp.MustCompile(`^(?:data|truncate) +(.*\S) +(?:\[\d+, \d+\)|size=\d+)$`)
 )
 
-// firstDifference says where two streams differ.
-func firstDifference(t *testing.T, ours, theirs []byte) string {
-	a, b := merged(dumped(t, ours)), merged(dumped(t, theirs))
+// firstDifference says where two streams differ, as form shows their dumps.
+func firstDifference(form func([]string) []string, t *testing.T, ours, theirs []byte) string {
+	a, b := form(dumped(t, ours)), form(dumped(t, theirs))
 	for i := range min(len(a), len(b)) {
 		if a[i] != b[i] {
 			from := max(0, i-6)
@@ -200,7 +200,9 @@ func kernelRound(t *testing.T, seed int64, mount string) {
 			if bytes.Equal(ours[name+c.name], s.streams[name+c.name]) {
 				sameBytes++
 			} else if !sameCommands(t, ours[name+c.name], s.streams[name+c.name]) {
-				t.Errorf("seed %d: %s of %s: the streams differ: %s", seed, c.name, name, firstDifference(t, ours[name+c.name], s.streams[name+c.name]))
+				t.Errorf("seed %d: %s of %s: the streams differ: %s", seed, c.name, name, firstDifference(merged, t, ours[name+c.name], s.streams[name+c.name]))
+			} else {
+				t.Logf("seed %d: %s of %s: %s", seed, c.name, name, firstDifference(slices.Clone[[]string], t, ours[name+c.name], s.streams[name+c.name]))
 			}
 		}
 	}
