@@ -32,6 +32,14 @@
 //
 // File data of up to 2,048 bytes that is the whole file lies inline in its EXTENT_DATA item. Everything else is
 // copied on write to freshly allocated extents of at most 128 MiB, checksummed by sector; the EXTENT_DATA items,
-// references and checksums are inserted once the device has the data. Files flagged NODATACOW get no checksums and are
-// copied on write all the same, which the format allows.
+// references and checksums are inserted once the device has the data.
+//
+// Preallocated space that is the file's alone is written in place, which needs no other: what fallocate has promised is
+// there in a full file system, too. No crash shows, because the space reads as zeros until the commit that makes it
+// written. It is copied on write when a clone or a snapshot may share it (an extent not younger than the tree's last
+// snapshot counts as shared, as in the kernel), or when its block group is read-only.
+//
+// Files flagged NODATACOW get no checksums. What they have written is copied on write all the same, unlike in the kernel:
+// the format allows it, and a file that a failed or killed command was changing stays as it was at the last commit, which
+// holds for every other file.
 package inode

@@ -28,6 +28,7 @@ type Handle interface {
 // neither touch a tree nor block, and keep nothing of the item.
 type Tree interface {
 	ID() ondisk.TreeID
+	LastSnapshot() ondisk.Generation
 	Get(ctx context.Context, key ondisk.Key) ([]byte, error)
 	View(ctx context.Context, key ondisk.Key, fn func(item []byte) error) error
 	SeekGE(ctx context.Context, key ondisk.Key) (ondisk.Key, []byte, bool, error)
@@ -80,6 +81,10 @@ type Store interface {
 	AddDataRef(tx Txn, addr ondisk.Logical, n uint64, root ondisk.TreeID, ino ondisk.ObjectID, offset uint64, isNew bool) error
 	// DropDataRef drops one. The checksums go with the last.
 	DropDataRef(tx Txn, addr ondisk.Logical, n uint64, root ondisk.TreeID, ino ondisk.ObjectID, offset uint64) error
+	// SoleDataRef reports whether the extent has no references but (root, ino, offset), is younger than generation after
+	// and may be written in place. The handle and the inode's lock keep it so.
+	SoleDataRef(ctx context.Context, tx Txn, addr ondisk.Logical, n uint64, root ondisk.TreeID, ino ondisk.ObjectID, offset uint64,
+		after ondisk.Generation) (bool, error)
 	// AddCsums records the checksums of consecutive sectors from addr on.
 	AddCsums(ctx context.Context, tx Txn, addr ondisk.Logical, sums []byte) error
 	// WriteBatch writes to every copy and returns when the devices have the data (not yet flushed).

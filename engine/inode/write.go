@@ -151,7 +151,7 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// writeSectors writes p to newly allocated sectors; what a first or last sector holds beside p goes with it. Gaps
+// writeSectors writes p to newly allocated sectors, or to those preallocated for it (see storeParts); what a first or last sector holds beside p goes with it. Gaps
 // between the file's old end and off become holes.
 func (t *FileTree) writeSectors(ctx context.Context, ino ondisk.ObjectID, it *ondisk.InodeItem, p []byte, off, size uint64) error {
 	start, end := alignDown(off), alignUp(off+uint64(len(p)))
@@ -181,7 +181,7 @@ func (t *FileTree) writeSectors(ctx context.Context, ino ondisk.ObjectID, it *on
 			return err
 		}
 	}
-	return t.store(ctx, ino, it, &c)
+	return t.storeParts(ctx, ino, it, &c)
 }
 
 // edges fills the parts of the first and the last sector in buf that a write of n bytes at off leaves alone with what
