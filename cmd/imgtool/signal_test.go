@@ -181,3 +181,37 @@ func TestMounted(t *testing.T) {
 	imgtool(t, "ls", "--force-readonly", img)
 	umount()
 }
+
+// TestCancelSend interrupts a send whose reader has stopped reading: status 130, and the image is as it was, without the
+// snapshot that was taken for it.
+func TestCancelSend(t *testing.T) {
+	dir := t.TempDir()
+	img, big := filepath.Join(dir, "a.img"), filepath.Join(dir, "big")
+	imgtool(t, "mkfs", "-q", "-b", "400M", img)
+	imgtool(t, "subvolume", "create", "-q", img, "/s")
+	if err := os.WriteFile(big, bytes.Repeat([]byte("data"), 10<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	imgtool(t, "put", img, big, "/s/big")
+	before := imgtool(t, "subvolume", "list", img)
+	cmd := exec.Command("imgtool", "send", "--force-ro-snapshot", img, "/s")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(out, make([]byte, 1<<20)); err != nil { // it is sending, and has more than a pipe holds
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); exitStatus(err) != exitCancelled {
+		t.Errorf("%v, want status %d", err, exitCancelled)
+	}
+	if after := imgtool(t, "subvolume", "list", img); strings.Count(after, "\n") != strings.Count(before, "\n") {
+		t.Errorf("subvolumes before:\n%safter:\n%s", before, after)
+	}
+}
