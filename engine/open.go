@@ -44,6 +44,8 @@ type OpenOptions struct {
 	Tracer  trace.Tracer
 	Warn    func(string) // told about things worth knowing; nil drops them
 	Now     func() time.Time
+
+	forClearing, noFreeSpaceTree bool // see ClearSpaceCache
 }
 
 func (o *OpenOptions) readOnly() bool { return o.ReadOnly || o.ForceReadonly }
@@ -107,7 +109,7 @@ func open(ctx context.Context, devs []disk.Device, o OpenOptions) (*FS, error) {
 	if err != nil || o.readOnly() {
 		return fs, err
 	}
-	if err = checkWritable(ctx, fs); err == nil {
+	if err = checkWritable(ctx, fs); err == nil && !o.forClearing {
 		err = fs.resume(ctx)
 	}
 	if err != nil {
@@ -145,7 +147,7 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 	fs.ordered = ordered.New(ordered.Options{Writer: vol, Pool: fs.pool, Failed: func(err error) { fs.db.Abort(err) }})
 	fs.db, err = txn.Open(ctx, txn.Options{
 		Volume: vol, Ordered: fs.ordered, Cache: fs.cache, Tracer: o.Tracer, Super: &sb, ReadOnly: o.readOnly(), MaxDirty: o.MaxDirty,
-		MaxDelayed: o.MaxDelayed, MaxHeld: o.MaxHeld, Discard: o.Discard, Now: clock(o.Now),
+		MaxDelayed: o.MaxDelayed, MaxHeld: o.MaxHeld, Discard: o.Discard, Now: clock(o.Now), NoFreeSpaceTree: o.noFreeSpaceTree,
 	})
 	if err != nil {
 		_ = fs.cache.Close() // what txn.Open left open is no finding of its own

@@ -160,18 +160,23 @@ func (w *fstWriter) toBitmaps() error {
 	if err != nil {
 		return err
 	}
+	return w.replace(w.g.bitmapItems(free), free, true)
+}
+
+// bitmapItems are the bitmaps that describe the group's free ranges.
+func (g *group) bitmapItems(free []addrRange) []btree.Item {
 	var items []btree.Item
-	for at := w.g.start; at < w.g.end(); at += bitmapRange {
-		k := w.g.bitmapAt(at)
+	for at := g.start; at < g.end(); at += bitmapRange {
+		k := g.bitmapAt(at)
 		items = append(items, btree.Item{Key: k, Data: make([]byte, bitmapSize(k.Offset))})
 	}
 	for _, r := range free {
 		for at := r.start; at < r.start+r.n; at += ondisk.SectorSize {
-			i := (at - w.g.start) / ondisk.SectorSize
+			i := (at - g.start) / ondisk.SectorSize
 			items[i/ondisk.FreeSpaceBitmapBits].Data[i%ondisk.FreeSpaceBitmapBits/8] |= 1 << (i % 8)
 		}
 	}
-	return w.replace(items, free, true)
+	return items
 }
 
 // toExtents replaces the group's bitmaps by extent items.
@@ -180,11 +185,15 @@ func (w *fstWriter) toExtents() error {
 	if err != nil {
 		return err
 	}
+	return w.replace(extentItems(free), free, false)
+}
+
+func extentItems(free []addrRange) []btree.Item {
 	items := make([]btree.Item, len(free))
 	for i, r := range free {
 		items[i] = btree.Item{Key: freeExtentKey(r.start, r.n)}
 	}
-	return w.replace(items, free, false)
+	return items
 }
 
 // clear deletes the group's items of one type and returns what they said.

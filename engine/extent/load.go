@@ -121,7 +121,7 @@ func (m *Manager) loaded(ctx context.Context, g *group) error {
 	defer g.mu.Unlock()
 	if sum := g.used + x.Free() + pinned + g.super; sum != g.length {
 		return fserr.Corruptf("block group", uint64(ondisk.FreeSpaceTree), g.start,
-			"used %d and free %d do not make up %d bytes (%d pinned, %d of super stripes); run btrfs check --clear-space-cache v2",
+			"used %d and free %d do not make up %d bytes (%d pinned, %d of super stripes); run `imgtool rescue clear-space-cache --in-place v2 IMAGE`",
 			g.used, x.Free(), g.length, pinned, g.super)
 	}
 	g.pinned += pinned

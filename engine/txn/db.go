@@ -27,6 +27,9 @@ type Options struct {
 	Ordered interface{ Drain(context.Context) error }
 	// Super is the superblock to go on from; nil takes the volume's.
 	Super *ondisk.SuperBlock
+	// NoFreeSpaceTree takes the free space from the extent tree even where there is a free-space tree. A commit would not
+	// keep that up to date, so nothing may be changed but by ClearFreeSpaceTree, which must come first.
+	NoFreeSpaceTree bool
 	// ReadOnly refuses every handle.
 	ReadOnly bool
 	// MaxDirty and MaxDelayed bound what a transaction gathers; zero means the defaults.
@@ -138,6 +141,9 @@ func newDB(o Options, sb ondisk.SuperBlock) *DB {
 		volume: o.Volume, cache: o.Cache, tracer: o.Tracer, ordered: o.Ordered, now: o.Now, readOnly: o.ReadOnly,
 		maxDirty: o.MaxDirty, maxDelayed: o.MaxDelayed, features: featuresOf(&sb),
 		generation: sb.Generation(), durable: sb.Generation(), roots: map[ondisk.TreeID]*Root{}, super: sb,
+	}
+	if o.NoFreeSpaceTree {
+		db.features.FreeSpaceTree = false
 	}
 	if db.now == nil {
 		db.now = time.Now
