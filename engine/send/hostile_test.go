@@ -167,4 +167,3 @@ func spoil(ctx context.Context, fs *engine.FS, id ondisk.TreeID, rng *rand.Rand)
 	}
 	return errors.Join(err, h.End(ctx), fs.Commit(ctx))
 }
-

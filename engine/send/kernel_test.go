@@ -44,16 +44,29 @@ var inoField = regexp.MustCompile(`,"ino":\d+`)
 
 func noInos(m []byte) []byte { return inoField.ReplaceAll(m, nil) }
 
-func kernelSnapshots(t *testing.T, seed int64, n, steps int, mount ...string) *snapshots {
+// making is how kernelSnapshots makes them.
+type making struct {
+	n, steps int
+	only     string // operations, see mutator
+	apart    bool   // not snapshots of one subvolume, but subvolumes of their own: the same numbers are other inodes
+}
+
+func kernelSnapshots(t *testing.T, seed int64, k making, mount ...string) *snapshots {
 	s := &snapshots{image: filepath.Join(t.TempDir(), "img"), streams: map[string][]byte{}, want: map[string][]byte{}}
 	oracle.Mkfs(t, s.image, 512<<20)
 	m := oracle.Mount(t, s.image, oracle.Opts(append(mount, "noatime")...))
 	m.KernelSubvolume("a")
 	mut := newMutator(t, seed, 0, m.Path("a"))
-	for i := range n {
-		mut.steps(steps)
+	mut.only = k.only
+	for i := range k.n {
+		if k.apart && i > 0 {
+			m.KernelSync() // another generation
+			m.KernelSubvolume(fmt.Sprint("a", i))
+			mut.dir, mut.n = m.Path(fmt.Sprint("a", i)), 0
+		}
+		mut.steps(k.steps)
 		name := fmt.Sprint("s", i)
-		m.KernelSnapshot("a", name, true)
+		m.KernelSnapshot(filepath.Base(mut.dir), name, true)
 		s.names = append(s.names, name)
 		s.want[name] = noInos(m.ManifestOf(name))
 	}
@@ -180,14 +193,36 @@ func TestKernel(t *testing.T) {
 	for round := range rounds {
 		for i, mount := range []string{"compress=no", "compress-force=zstd", "compress-force=lzo"} {
 			t.Run(fmt.Sprintf("%s/%d", mount, round), func(t *testing.T) {
-				kernelRound(t, seed+int64(3*round+i), mount)
+				kernelRound(t, seed+int64(3*round+i), making{n: 3, steps: 120}, mount)
 			})
 		}
 	}
 }
 
-func kernelRound(t *testing.T, seed int64, mount string) {
-	s := kernelSnapshots(t, seed, 3, 120, mount)
+// TestKernelNames is TestKernel with names and directories only, and many of them, and with subvolumes that have nothing
+// to do with one another.
+func TestKernelNames(t *testing.T) {
+	oracle.NeedRoot(t)
+	rounds := 1
+	if oracle.Soak() {
+		rounds = 150
+	}
+	seed := oracle.Seed(t)
+	const dirs = " mkdir movedir exchange remove rename small link replace retype "
+	for round := range rounds {
+		for i, k := range []making{
+			{n: 3, steps: 120, only: dirs},
+			{n: 3, steps: 60, only: " mkdir movedir exchange "},
+			{n: 3, steps: 80, apart: true},
+			{n: 3, steps: 60, only: dirs, apart: true},
+		} {
+			t.Run(fmt.Sprintf("%d/%d", i, round), func(t *testing.T) { kernelRound(t, seed+int64(4*round+i), k, "compress=no") })
+		}
+	}
+}
+
+func kernelRound(t *testing.T, seed int64, k making, mount string) {
+	s := kernelSnapshots(t, seed, k, mount)
 	fs, err := engine.Open(t.Context(), s.image, engine.OpenOptions{ReadOnly: true})
 	if err != nil {
 		t.Fatal(err)

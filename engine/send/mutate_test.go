@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -18,6 +19,7 @@ type mutator struct {
 	dir  string
 	n    int
 	done map[string]int // by operation, those that did something
+	only string         // if not empty, the operations that are made, between spaces
 }
 
 // newMutator works below dir, with new names that are numbered behind first.
@@ -117,6 +119,9 @@ func (m *mutator) steps(n int) {
 	}
 	for range n {
 		o := ops[m.rnd.IntN(len(ops))]
+		for m.only != "" && !strings.Contains(m.only, " "+o.name+" ") {
+			o = ops[m.rnd.IntN(len(ops))]
+		}
 		if err := o.do(); err == nil {
 			m.done[o.name]++
 		}
