@@ -28,6 +28,9 @@ type sending struct {
 	policy   string
 }
 
+// sendCache bounds the cache of tree blocks of a send: it goes through the trees once, and comes back to few blocks.
+const sendCache = 48 << 20
+
 const sendLong = `Write read-only subvolumes as send streams, as btrfs send does, to standard output or FILE: whole, or
 with -p against a PARENT that the receiver has. Any receiver takes them, btrfs receive and
 imgtool receive included. Several subvolumes make several streams, one behind the other, or with
@@ -48,6 +51,9 @@ func (a *app) sendCmd() *cobra.Command {
 			out, done, err := a.sendOutput(cmd, o.file)
 			if err != nil {
 				return err
+			}
+			if a.cacheSize == 0 {
+				a.cacheSize = sendCache
 			}
 			run := a.read
 			if o.ForceROSnapshot {
