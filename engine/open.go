@@ -159,6 +159,7 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 		ExtendedIref: f.ExtendedIref, Now: fs.db.Now, Pool: fs.pool,
 	}
 	fs.subvols = subvol.New(fs.db, fs.Subvolume)
+	fs.config.RmdirSubvol = fs.rmdirSubvol
 	fs.config.MoveSubvol, fs.config.MayMoveSubvol, fs.config.Leads = fs.subvols.Move, fs.subvols.MayMove, fs.Leads
 	return fs, nil
 }

@@ -107,6 +107,28 @@ func (fs *FS) DeleteSubvolumeID(ctx context.Context, id ondisk.TreeID) error {
 	return nil
 }
 
+// rmdirSubvol is inode.Config.RmdirSubvol.
+func (fs *FS) rmdirSubvol(ctx context.Context, parent ondisk.TreeID, dir ondisk.ObjectID, name string, id ondisk.TreeID) error {
+	if err := fs.subvols.Rmdir(ctx, id, subvol.Place{Tree: parent, Dir: dir, Name: name}); err != nil {
+		return err
+	}
+	fs.forgetTree(id)
+	return nil
+}
+
+// Rename moves a name: within a subvolume anything (inode.FileTree.Rename), between two of them subvolumes only
+// (subvol.Manager.Rename, fserr.ErrCrossDevice for all else).
+func (fs *FS) Rename(ctx context.Context, from, to subvol.Place, mode inode.RenameMode) error {
+	if from.Tree != to.Tree {
+		return fs.subvols.Rename(ctx, from, to, mode)
+	}
+	tree, err := fs.Subvolume(ctx, from.Tree)
+	if err != nil {
+		return err
+	}
+	return tree.Rename(ctx, from.Dir, from.Name, to.Dir, to.Name, mode)
+}
+
 // CleanSubvolumes drops the trees of deleted subvolumes, in as many transactions as it takes.
 func (fs *FS) CleanSubvolumes(ctx context.Context) error { return fs.subvols.Clean(ctx) }
 

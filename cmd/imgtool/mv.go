@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 
@@ -8,6 +9,7 @@ import (
 
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
+	"imgtool/engine/subvol"
 )
 
 func (a *app) mvCmd() *cobra.Command {
@@ -15,7 +17,7 @@ func (a *app) mvCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "mv [-n] IMAGE SOURCE DEST", Short: "rename or move a file, directory or subvolume", Args: args(3, 3),
 		Long: `Rename SOURCE to DEST, or move it into DEST if that is a directory. A file that DEST names is
-replaced. Nothing moves from one subvolume to another.`,
+replaced. From one subvolume to another only subvolumes move.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			mode := inode.RenameReplace
@@ -43,11 +45,13 @@ replaced. Nothing moves from one subvolume to another.`,
 				if err != nil {
 					return err
 				}
-				if from.tree != to.tree {
-					return &advice{fmt.Errorf("%s and %s are in different subvolumes: %w", args[1], dest, fserr.ErrCrossDevice),
-						"copy it with get and put, then remove it"}
-				}
-				if err := from.tree.Rename(ctx, from.dir, from.name, to.dir, to.name, mode); err != nil {
+				err = s.Rename(ctx, subvol.Place{Tree: from.tree.ID(), Dir: from.dir, Name: from.name},
+					subvol.Place{Tree: to.tree.ID(), Dir: to.dir, Name: to.name}, mode)
+				if err != nil {
+					if from.tree != to.tree && errors.Is(err, fserr.ErrCrossDevice) {
+						return &advice{fmt.Errorf("%s and %s are in different subvolumes: %w", args[1], dest, fserr.ErrCrossDevice),
+							"copy it with get and put, then remove it"}
+					}
 					err = fmt.Errorf("%s to %s: %w", args[1], dest, err)
 					err = advise(err, fserr.ErrNotEmpty, "a directory only takes the place of an empty one")
 					return advise(err, fs.ErrNotExist, "`imgtool ls` shows what there is")

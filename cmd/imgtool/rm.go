@@ -16,8 +16,8 @@ func (a *app) rmCmd() *cobra.Command {
 	var recursive, force bool
 	cmd := &cobra.Command{
 		Use: "rm [-rf] IMAGE PATH...", Short: "remove files and directories", Args: args(2, -1),
-		Long: `Remove files; with -r also directories and all that is in them. A subvolume inside is not
-removed: delete it first (imgtool subvolume delete).`,
+		Long: `Remove files; with -r also directories and all that is in them. A subvolume is removed
+when it is empty; delete others first (imgtool subvolume delete).`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return a.write(ctx, args[0], func(s *session) error {
@@ -27,7 +27,7 @@ removed: delete it first (imgtool subvolume delete).`,
 						return err
 					}
 				}
-				return nil
+				return s.CleanSubvolumes(ctx) // what was empty subvolumes
 			})
 		},
 	}
@@ -51,7 +51,7 @@ func (s *session) remove(ctx context.Context, p string, recursive bool) error {
 		return nil
 	}
 	err = fmt.Errorf("%s: %w", p, err)
-	err = advise(err, fserr.ErrBusy, "`imgtool subvolume delete` deletes a subvolume")
+	err = advise(err, fserr.ErrNotEmpty, "`imgtool subvolume delete` deletes a subvolume with what is in it")
 	err = advise(err, fserr.ErrIsDir, "`rm -r` removes a directory with what is in it")
 	return advise(err, fs.ErrNotExist, "`imgtool ls` shows what there is")
 }
@@ -65,7 +65,7 @@ func removeAll(ctx context.Context, p place) error {
 	if e.Type != ondisk.FTDir {
 		return p.tree.Unlink(ctx, p.dir, p.name)
 	}
-	if e.IsSubvol() { // an empty place that a snapshot has for one in its source goes; the subvolume itself is refused
+	if e.IsSubvol() { // goes when it is empty, as does the empty place that a snapshot has for one in its source
 		return p.tree.Rmdir(ctx, p.dir, p.name)
 	}
 	entries, err := p.tree.Entries(ctx, e.Ino())

@@ -288,7 +288,9 @@ func holdsSubvol(n *node) bool {
 
 // makeNames draws the operations that take names of what there is.
 func (m *model) makeNames(o op, list []pathNode, dir string, subvol *node) (op, bool) {
-	same := func(p pathNode) bool { return p.subvol == subvol || m.rnd.IntN(60) == 0 && p.n.kind != nodeSubvol }
+	same := func(p pathNode) bool {
+		return p.subvol == subvol || m.rnd.IntN(60) == 0 || p.n.kind == nodeSubvol && m.rnd.IntN(4) == 0
+	}
 	p, ok := m.pick(list, func(p pathNode) bool {
 		if !m.writable(p) {
 			return false
@@ -297,7 +299,7 @@ func (m *model) makeNames(o op, list []pathNode, dir string, subvol *node) (op, 
 		case opUnlink:
 			return p.n.kind == nodeFile || p.n.kind == nodeOther
 		case opRmdir:
-			return p.n.kind == nodePlaceholder || p.n.kind == nodeDir && (len(p.n.children) == 0 || m.rnd.IntN(60) == 0)
+			return p.n.kind == nodePlaceholder || p.n.kind == nodeSubvol && len(p.n.children) == 0 || p.n.kind == nodeDir && (len(p.n.children) == 0 || m.rnd.IntN(60) == 0)
 		case opLink:
 			return (p.n.kind == nodeFile || p.n.kind == nodeOther) && same(p)
 		}
@@ -317,7 +319,7 @@ func (m *model) makeNames(o op, list []pathNode, dir string, subvol *node) (op, 
 		}
 	case opExchange:
 		q, ok := m.pick(list, func(q pathNode) bool {
-			return q.n.kind != nodePlaceholder && (q.subvol == p.subvol || m.rnd.IntN(60) == 0 && q.n.kind != nodeSubvol && p.n.kind != nodeSubvol)
+			return q.n.kind != nodePlaceholder && (q.subvol == p.subvol || m.rnd.IntN(60) == 0 || q.n.kind == nodeSubvol && p.n.kind == nodeSubvol)
 		})
 		if !ok || q.path == p.path {
 			return o, false

@@ -40,11 +40,11 @@ func TestSubvolumesMove(t *testing.T) {
 		{op{kind: opExchange, path: "ro", to: "d/a3"}, fserr.ErrReadOnly},
 		{op{kind: opRename, path: "ro", to: "ro2"}, nil},
 		// Placeholders can be removed, but not moved, and not in a read-only snapshot.
-		{op{kind: opRename, path: "rw/nested", to: "rw/x"}, fserr.ErrBusy},
+		{op{kind: opRename, path: "rw/nested", to: "rw/x"}, fserr.ErrNotEmpty},
 		{op{kind: opRmdir, path: "ro2/nested"}, fserr.ErrReadOnly},
 		{op{kind: opRmdir, path: "rw/nested"}, nil},
-		{op{kind: opRmdir, path: "b/renamed"}, fserr.ErrBusy}, // a subvolume that is there
-		{op{kind: opDeleteSubvol, path: "b/renamed"}, nil},
+		{op{kind: opRmdir, path: "b"}, fserr.ErrNotEmpty},
+		{op{kind: opRmdir, path: "b/renamed"}, nil}, // a subvolume that is there, and empty
 		{op{kind: opMkdir, path: "rw/nested", mode: 0o700}, nil},
 	} {
 		if err := e.do(c.op); !errors.Is(err, c.want) || (c.want == nil) != (err == nil) {

@@ -333,17 +333,17 @@ func (e engineTarget) doTwoNames(o op) error {
 		return tree.Link(e.ctx, ino, toDir, toName)
 	}
 	tree, dir, name, err := e.at(o.path)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
-	case tree != to:
-		return fserr.ErrCrossDevice
-	case o.kind == opExchange:
-		return tree.Rename(e.ctx, dir, name, toDir, toName, inode.RenameExchange)
-	case o.mode&unix.RENAME_NOREPLACE != 0:
-		return tree.Rename(e.ctx, dir, name, toDir, toName, inode.RenameNoReplace)
 	}
-	return tree.Rename(e.ctx, dir, name, toDir, toName, inode.RenameReplace)
+	mode := inode.RenameReplace
+	switch {
+	case o.kind == opExchange:
+		mode = inode.RenameExchange
+	case o.mode&unix.RENAME_NOREPLACE != 0:
+		mode = inode.RenameNoReplace
+	}
+	return e.fs.Rename(e.ctx, subvol.Place{Tree: tree.ID(), Dir: dir, Name: name}, subvol.Place{Tree: to.ID(), Dir: toDir, Name: toName}, mode)
 }
 
 func (e engineTarget) doInode(o op) error {

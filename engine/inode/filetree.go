@@ -30,6 +30,9 @@ type Config struct {
 	// new index is not known yet), and returns what stands against it.
 	MoveSubvol    func(ctx context.Context, tx Txn, m SubvolMove) error
 	MayMoveSubvol func(ctx context.Context, m SubvolMove) error
+	// RmdirSubvol deletes an empty subvolume whose entry, which leads to it, Rmdir is to remove; nil refuses with
+	// fserr.ErrBusy. Called without locks.
+	RmdirSubvol func(ctx context.Context, parent ondisk.TreeID, dir ondisk.ObjectID, name string, id ondisk.TreeID) error
 	// Leads is Resolver's: whether an entry that names a subvolume leads there. One that does not is an empty directory
 	// and Rmdir removes it; with nil it removes none.
 	Leads func(ctx context.Context, parent ondisk.TreeID, dir ondisk.ObjectID, name string, id ondisk.TreeID) (bool, error)

@@ -121,8 +121,21 @@ func (t *FileTree) Unlink(ctx context.Context, dir ondisk.ObjectID, name string)
 	return t.remove(ctx, dir, name, false)
 }
 
-// Rmdir removes an empty directory. Errors: fserr.ErrNotEmpty, ErrNotDir, ErrBusy (a subvolume), and Unlink's.
+// Rmdir removes an empty directory, or deletes an empty subvolume (see Config.RmdirSubvol, which has its own errors).
+// Errors: fserr.ErrNotEmpty, ErrNotDir, and Unlink's.
 func (t *FileTree) Rmdir(ctx context.Context, dir ondisk.ObjectID, name string) error {
+	if t.cfg.RmdirSubvol != nil && t.cfg.Leads != nil {
+		e, err := t.Lookup(ctx, dir, name)
+		if err == nil && e.IsSubvol() {
+			leads, err := t.cfg.Leads(ctx, t.id, dir, name, e.Subvol())
+			if err != nil {
+				return err
+			}
+			if leads {
+				return t.cfg.RmdirSubvol(ctx, t.id, dir, name, e.Subvol())
+			}
+		}
+	}
 	return t.remove(ctx, dir, name, true)
 }
 
@@ -162,8 +175,10 @@ func (t *FileTree) checkRemove(ctx context.Context, dir ondisk.ObjectID, s dirSt
 		return err
 	}
 	switch {
+	case e.IsSubvol() && !isDir:
+		return fmt.Errorf("%q in directory %d of tree %v is subvolume %d: %w", e.Name, dir, t.id, e.Subvol(), fserr.ErrIsDir)
 	case e.IsSubvol():
-		if isDir && t.cfg.Leads != nil {
+		if t.cfg.Leads != nil {
 			if leads, err := t.cfg.Leads(ctx, t.id, dir, e.Name, e.Subvol()); err != nil || !leads {
 				return err
 			}

@@ -27,6 +27,54 @@ func (t *FileTree) Change(dirs ...ondisk.ObjectID) (done func(), err error) {
 	return done, nil
 }
 
+// CheckEmpty returns fserr.ErrNotEmpty if a directory has entries.
+func (t *FileTree) CheckEmpty(ctx context.Context, dir ondisk.ObjectID) error {
+	return t.checkEmpty(ctx, dir)
+}
+
+// CheckReplaceDir finds out whether RemoveDirTx may remove an entry of a directory, so that another directory takes its
+// place. Errors: fserr.ErrNotDir, ErrNotEmpty (a subvolume, too), ErrPerm.
+func (t *FileTree) CheckReplaceDir(ctx context.Context, dir ondisk.ObjectID, e *Entry) error {
+	s, err := t.dir(ctx, dir)
+	if err != nil {
+		return err
+	}
+	if err := t.checkDirChange(dir, s, true); err != nil {
+		return err
+	}
+	switch {
+	case e.Type != ondisk.FTDir:
+		return fmt.Errorf("%q in directory %d of tree %v: %w", e.Name, dir, t.id, fserr.ErrNotDir)
+	case e.IsSubvol():
+		return t.checkPlaceholder(ctx, dir, e)
+	}
+	if err := t.checkEmpty(ctx, e.Ino()); err != nil {
+		return err
+	}
+	it, err := t.Inode(ctx, e.Ino())
+	if err != nil {
+		return err
+	}
+	return t.checkSettable(e.Ino(), &it)
+}
+
+// checkPlaceholder refuses an entry whose subvolume is there, which counts as a directory that is not empty.
+func (t *FileTree) checkPlaceholder(ctx context.Context, dir ondisk.ObjectID, e *Entry) error {
+	if t.cfg.Leads != nil {
+		if leads, err := t.cfg.Leads(ctx, t.id, dir, e.Name, e.Subvol()); err != nil || !leads {
+			return err
+		}
+	}
+	return fmt.Errorf("%q in directory %d of tree %v is subvolume %d: %w", e.Name, dir, t.id, e.Subvol(), fserr.ErrNotEmpty)
+}
+
+// RemoveDirTx removes an empty directory, or the empty place of a subvolume that is not there, which CheckReplaceDir has
+// accepted, on the caller's handle. The caller has locked both (see Change).
+func (t *FileTree) RemoveDirTx(ctx context.Context, tx Txn, dir ondisk.ObjectID, e *Entry) error {
+	_, err := t.with(tx).remove(ctx, dir, e)
+	return err
+}
+
 // CheckNewEntry finds out whether AddSubvolEntry would succeed, so that a caller who must not fail later can ask first.
 // Errors: fserr.ErrExist, ErrNotFound or ErrNotDir for the directory, ErrPerm for an immutable one, ErrReadOnly,
 // ErrNameTooLong, ErrInvalid, and ErrOverflow when names of equal hash fill their item.

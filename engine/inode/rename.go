@@ -28,8 +28,9 @@ type SubvolMove struct {
 }
 
 // Rename moves a name, within this tree. Errors: fserr.ErrNotFound, ErrExist, ErrNotEmpty, ErrIsDir, ErrNotDir,
-// ErrInvalid (a directory into itself), ErrBusy (a subvolume as target), ErrOverflow, ErrTooMany, ErrPerm, ErrReadOnly.
-// Between trees there is no rename: callers report fserr.ErrCrossDevice.
+// ErrInvalid (a directory into itself), ErrOverflow, ErrTooMany, ErrPerm, ErrReadOnly. A subvolume that is the target
+// counts as a directory that is not empty. Between trees only subvolumes move (subvol.Manager.Rename); for all else
+// callers report fserr.ErrCrossDevice.
 func (t *FileTree) Rename(ctx context.Context, oldDir ondisk.ObjectID, oldName string, newDir ondisk.ObjectID, newName string, mode RenameMode) error {
 	if err := checkName(oldName); err != nil {
 		return err
@@ -228,7 +229,7 @@ func (t *FileTree) checkReplace(ctx context.Context, r *rename) error {
 	case !srcDir && dstDir:
 		return fmt.Errorf("%q in directory %d of tree %v: %w", r.newName, r.newDir, t.id, fserr.ErrIsDir)
 	case r.dst.IsSubvol():
-		return fmt.Errorf("%q is subvolume %d: %w", r.newName, r.dst.Subvol(), fserr.ErrBusy)
+		return t.checkPlaceholder(ctx, r.newDir, &r.dst)
 	case dstDir:
 		if err := t.checkEmpty(ctx, r.dst.Ino()); err != nil {
 			return err

@@ -13,12 +13,24 @@ import (
 
 // Delete takes the subvolume with the given id out of its parent and leaves its tree to Drop (or Clean). Errors: EPERM
 // for the default subvolume and for one that is being sent, ENOTEMPTY for one that holds other subvolumes, EROFS, ENOENT.
-func (m *Manager) Delete(ctx context.Context, id ondisk.TreeID) error {
+func (m *Manager) Delete(ctx context.Context, id ondisk.TreeID) error { return m.delete(ctx, id, nil) }
+
+// Rmdir is Delete of an empty subvolume by the name that it has at p, as rmdir(2) does it; ENOTEMPTY for one that has
+// entries. It is inode.Config.RmdirSubvol.
+func (m *Manager) Rmdir(ctx context.Context, id ondisk.TreeID, p Place) error {
+	return m.delete(ctx, id, &p)
+}
+
+// delete does both; at is where an empty subvolume must be, nil for one that need not be empty.
+func (m *Manager) delete(ctx context.Context, id ondisk.TreeID, at *Place) error {
 	place, index, parent, unlock, err := m.lockPlace(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
+	if at != nil && *at != place {
+		return fmt.Errorf("subvolume %d at %q has just moved: %w", id, at.Name, fserr.ErrNotFound)
+	}
 	sendable, err := m.sends.close(id, "deleted")
 	if err != nil {
 		return err
@@ -35,7 +47,13 @@ func (m *Manager) Delete(ctx context.Context, id ondisk.TreeID) error {
 	// Nobody may change a tree that is being taken apart, and no subvolume may appear in it behind our check.
 	before := tree.ReadOnly()
 	tree.SetReadOnly(true)
-	if err := m.mayDelete(ctx, id); err != nil {
+	if at != nil {
+		err = tree.CheckEmpty(ctx, inode.RootDir)
+	}
+	if err == nil {
+		err = m.mayDelete(ctx, id)
+	}
+	if err != nil {
 		tree.SetReadOnly(before)
 		return err
 	}

@@ -18,6 +18,7 @@ package subvol
 
 import (
 	"context"
+	"sync"
 
 	"imgtool/engine/inode"
 	"imgtool/engine/ondisk"
@@ -30,6 +31,7 @@ type Manager struct {
 	trees func(ctx context.Context, id ondisk.TreeID) (*inode.FileTree, error)
 
 	incoming incomings
+	moveMu   sync.Mutex    // one subvolume at a time moves into another; outside all inode locks
 	dropping chan struct{} // holds one token while trees are dropped: two droppers of one tree would drop its blocks twice
 	sends    sends
 }

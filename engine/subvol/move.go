@@ -23,15 +23,15 @@ func (m *Manager) Move(ctx context.Context, tx inode.Txn, mv inode.SubvolMove) e
 }
 
 // MayMove returns what stands against a Move; it is inode.Config.MayMoveSubvol. An entry that does not lead to its
-// subvolume, as a snapshot has for those nested in its source, stays where it is (ErrBusy). A read-only subvolume may
-// get another name but no other directory (ErrReadOnly), since its ".." would change.
+// subvolume, as a snapshot has for those nested in its source, stays where it is (ErrNotEmpty, the kernel's answer). A
+// read-only subvolume may get another name but no other directory (ErrReadOnly), since its ".." would change.
 func (m *Manager) MayMove(ctx context.Context, mv inode.SubvolMove) error {
 	place, _, ok, err := m.backref(ctx, mv.Subvol)
 	if err != nil {
 		return err
 	}
 	if !ok || place != (Place{mv.Parent, mv.OldDir, mv.OldName}) {
-		return fmt.Errorf("%q only stands for subvolume %d, which is elsewhere or gone: %w", mv.OldName, mv.Subvol, fserr.ErrBusy)
+		return fmt.Errorf("%q only stands for subvolume %d, which is elsewhere or gone: %w", mv.OldName, mv.Subvol, fserr.ErrNotEmpty)
 	}
 	root, err := m.db.Root(ctx, mv.Subvol)
 	if err != nil {
