@@ -198,6 +198,9 @@ func (a *alternation) engineRound(round, n int) {
 		a.removeBigThings(target, 0)
 	}
 	a.random(target, 0, n, func(i int) {
+		if i == n/2 && round%4 == 0 {
+			a.forceChunks(fs) // the kernel balances them in its next round
+		}
 		if i%40 == 39 {
 			must(t, fs.Commit(ctx))
 		}
@@ -372,6 +375,9 @@ func (a *alternation) report(c alternateCase) {
 	t.Logf("%d links in two directories; chunks made by the engine: %v", a.links, a.chunks.n)
 	if a.chunks.n["Data"] == 0 {
 		t.Error("the engine had no need of a data chunk")
+	}
+	if a.chunks.n["System"] == 0 {
+		t.Error("the engine made no system chunk")
 	}
 	if oracle.Soak() && a.chunks.n["Metadata"] == 0 {
 		t.Error("the engine had no need of a metadata chunk")

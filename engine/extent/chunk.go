@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/trace"
 	"imgtool/freespace"
@@ -112,6 +113,41 @@ func (m *Manager) makeChunkLocked(sp *space) (bool, error) {
 	sp.chunks.Add(1)
 	trace.Emit(m.tracer, trace.Event{Kind: trace.ChunkAllocated, Gen: m.gen.Load(), Bytenr: start, N: n, Note: ondisk.BGTypeName(flags)})
 	return true, nil
+}
+
+// ForceChunk makes a chunk of a type (ondisk.BGData, BGMetadata or BGSystem) although there is space left, as a write to
+// the kernel's sysfs file force_chunk_alloc does, and has the next allocations of the type begin there. Its items are
+// inserted before the caller's handle ends. ENOSPC if no room is left on the devices or, for SYSTEM, in the superblock's
+// list; fserr.ErrInvalid for another type. The chunk goes again when it is found empty.
+func (m *Manager) ForceChunk(typ uint64) error {
+	for kind, flags := range kindFlags {
+		if typ != flags {
+			continue
+		}
+		sp := m.spaces[kind]
+		last := m.lastGroup(sp)
+		made, err := m.makeChunk(sp, 0)
+		if err != nil {
+			return err
+		}
+		if !made {
+			return fmt.Errorf("no room for a chunk of %s on the devices (%d bytes in holes of at least %d are left), or in the superblock's list of system chunks: %w",
+				ondisk.BGTypeName(typ), sp.allocatable.Load(), minChunk, fserr.ErrNoSpace)
+		}
+		if g := m.lastGroup(sp); g != last {
+			sp.cursor.Store(g.start)
+		}
+		return nil
+	}
+	return fmt.Errorf("chunk of type %#x: %w", typ, fserr.ErrInvalid)
+}
+
+// lastGroup is the block group at the highest address, which is the youngest of this session; nil if there is none.
+func (m *Manager) lastGroup(sp *space) *group {
+	if gs := sp.list(); len(gs) > 0 {
+		return gs[len(gs)-1]
+	}
+	return nil
 }
 
 // freshGroup is the block group of a new chunk: all free, loaded.
