@@ -139,7 +139,7 @@ func (o *Options) Validate() error {
 	}
 	var probe ondisk.SuperBlock
 	if err := probe.SetLabel(o.Label); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", err, fserr.ErrInvalid)
 	}
 	if o.FSID.IsZero() {
 		o.FSID = ondisk.NewUUID()
