@@ -178,7 +178,7 @@ func (s *sender) sendData(e *extent, off, n uint64) error {
 		return s.sendUpdateExtent(path, off, n)
 	}
 	if s.mayEncode(e, n) {
-		return s.sendEncoded(path, e, off, n)
+		return s.sendStored(path, e, off, n)
 	}
 	for n > 0 {
 		piece := min(n, s.pieceSize())
@@ -190,23 +190,30 @@ func (s *sender) sendData(e *extent, off, n uint64) error {
 	return nil
 }
 
-// mayEncode reports whether an extent is sent as it is stored. An inline extent may unpack to less than its range in
-// the file, whose rest is zeros: in a file that the receiver has they must be written, in a new one the file's size is to
-// be set. (The kernel forgets both.)
+// mayEncode reports whether an extent is sent as it is stored.
 func (s *sender) mayEncode(e *extent, n uint64) bool {
 	if !s.o.Compressed || e.comp == 0 {
 		return false
 	}
-	if e.typ != ondisk.FileExtentInline {
-		return e.diskLen <= n
+	if e.typ == ondisk.FileExtentInline {
+		return uint64(len(e.inline)) <= n
 	}
-	if uint64(len(e.inline)) > n || e.ram < n && s.parent != nil && !s.cur.isNew {
-		return false
+	return e.diskLen <= n
+}
+
+// sendStored sends an extent as it is stored. An inline extent may unpack to less than its range in the file, whose rest
+// is zeros: in a file that the receiver has they are written, in a new one the file's size is to be set (cut). The kernel
+// forgets both.
+func (s *sender) sendStored(path string, e *extent, off, n uint64) error {
+	if err := s.sendEncoded(path, e, off, n); err != nil || e.typ != ondisk.FileExtentInline || e.ram >= n {
+		return err
 	}
-	if e.ram < n {
-		s.cur.cut = e.start + e.ram
+	rest := e.start + e.ram
+	if s.parent == nil || s.cur.isNew {
+		s.cur.cut = rest
+		return nil
 	}
-	return true
+	return s.sendWrite(path, e, rest, off+n-rest)
 }
 
 // sendWrite sends one write, whose data may come later.

@@ -49,11 +49,12 @@ type making struct {
 	n, steps int
 	only     string // operations, see mutator
 	apart    bool   // not snapshots of one subvolume, but subvolumes of their own: the same numbers are other inodes
+	mkfs     []string
 }
 
 func kernelSnapshots(t *testing.T, seed int64, k making, mount ...string) *snapshots {
 	s := &snapshots{image: filepath.Join(t.TempDir(), "img"), streams: map[string][]byte{}, want: map[string][]byte{}}
-	oracle.Mkfs(t, s.image, 512<<20)
+	oracle.Mkfs(t, s.image, 512<<20, k.mkfs...)
 	m := oracle.Mount(t, s.image, oracle.Opts(append(mount, "noatime")...))
 	m.KernelSubvolume("a")
 	mut := newMutator(t, seed, 0, m.Path("a"))
@@ -78,6 +79,8 @@ func kernelSnapshots(t *testing.T, seed int64, k making, mount ...string) *snaps
 		}
 		parent = name
 	}
+	last := s.names[len(s.names)-1]
+	s.streams["sources"] = m.KernelSend(last, s.names[1], "-c", m.Path(s.names[0]), "-c", m.Path(s.names[1]))
 	m.Unmount()
 	return s
 }
@@ -199,8 +202,8 @@ func TestKernel(t *testing.T) {
 	}
 }
 
-// TestKernelNames is TestKernel with names and directories only, and many of them, and with subvolumes that have nothing
-// to do with one another.
+// TestKernelNames is TestKernel with names and directories only, and many of them, with subvolumes that have nothing to
+// do with one another, and with small blocks.
 func TestKernelNames(t *testing.T) {
 	oracle.NeedRoot(t)
 	rounds := 1
@@ -215,6 +218,7 @@ func TestKernelNames(t *testing.T) {
 			{n: 3, steps: 60, only: " mkdir movedir exchange "},
 			{n: 3, steps: 80, apart: true},
 			{n: 3, steps: 60, only: dirs, apart: true},
+			{n: 3, steps: 120, mkfs: []string{"-n", "4096", "-O", "^no-holes"}}, // explicit holes, and trees of three levels
 		} {
 			t.Run(fmt.Sprintf("%d/%d", i, round), func(t *testing.T) { kernelRound(t, seed+int64(4*round+i), k, "compress=no") })
 		}
@@ -240,6 +244,13 @@ func kernelRound(t *testing.T, seed int64, k making, mount string) {
 				t.Logf("seed %d: %s of %s: %s", seed, c.name, name, firstDifference(slices.Clone[[]string], t, ours[name+c.name], s.streams[name+c.name]))
 			}
 		}
+	}
+	var out bytes.Buffer
+	err = fs.Send(t.Context(), &out, engine.SendOptions{Path: s.names[len(s.names)-1], ParentPath: s.names[1], ClonePaths: s.names[:2]})
+	if err != nil || !sameCommands(t, out.Bytes(), s.streams["sources"]) {
+		t.Errorf("seed %d: with clone sources: %v, the streams differ: %s", seed, err, firstDifference(merged, t, out.Bytes(), s.streams["sources"]))
+	} else if !bytes.Equal(out.Bytes(), s.streams["sources"]) {
+		t.Logf("seed %d: with clone sources: %s", seed, firstDifference(slices.Clone[[]string], t, out.Bytes(), s.streams["sources"]))
 	}
 	t.Logf("%d of %d streams are the same bytes", sameBytes, len(ours))
 	if err := fs.Close(); err != nil {
