@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
@@ -199,6 +200,9 @@ func (c *client) tryAttr(ctx context.Context, o op, n *note, s spot) error {
 		}
 	}
 	name := xattrNames[o.c%uint32(len(xattrNames))]
+	if typ := s.n.mode & ondisk.ModeFmt; typ != ondisk.ModeReg && typ != ondisk.ModeDir && strings.HasPrefix(name, "user.") {
+		name = "trusted.t" // others have no user.*: Linux would list it and not read it (xattr(7))
+	}
 	old, has := s.n.xattrs[name]
 	var want error
 	switch o.kind {
