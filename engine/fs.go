@@ -62,6 +62,13 @@ func (fs *FS) Super() ondisk.SuperBlock { return fs.db.Super() }
 // ReadOnly reports whether the file system was opened for reading only.
 func (fs *FS) ReadOnly() bool { return fs.db.ReadOnly() }
 
+// mayRepair reports whether bad copies of tree blocks may be written over: not by whoever opened for reading only, and not
+// after an abort, nor while opening, when what is read may still lead to a refusal.
+func (fs *FS) mayRepair() bool {
+	db := fs.db
+	return db != nil && !db.ReadOnly() && db.Err() == nil
+}
+
 // Pool returns the buffer pool that data reads and writes use.
 func (fs *FS) Pool() *disk.Pool { return fs.pool }
 

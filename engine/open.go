@@ -143,6 +143,7 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 		Limit: o.CacheBytes, Tracer: o.Tracer, Pool: fs.pool,
 		Check:      func(b ondisk.Block) error { return treecheck.Block(b, check) },
 		CheckWrite: func(b ondisk.Block) error { return treecheck.Block(b, &ours) },
+		Repair:     fs.mayRepair,
 	})
 	fs.ordered = ordered.New(ordered.Options{Writer: vol, Pool: fs.pool, Failed: func(err error) { fs.db.Abort(err) }})
 	fs.db, err = txn.Open(ctx, txn.Options{

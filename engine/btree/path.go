@@ -176,6 +176,11 @@ func (t *Tree) readChild(ctx context.Context, b ondisk.Block, slot int) (*extbuf
 	if !t.cfg.Shareable {
 		x.Owner = t.cfg.ID
 	}
+	// The address stays while b is locked, unless the tree is being taken apart.
+	if x.Repair = t.repairs.TryRLock(); x.Repair {
+		defer t.repairs.RUnlock()
+		x.Repair = !t.retired
+	}
 	c, err := t.cfg.Cache.Read(ctx, addr, x)
 	if err != nil {
 		return nil, fmt.Errorf("block %d of tree %d: %w", addr, int64(t.cfg.ID), err)

@@ -27,6 +27,11 @@ type Tree struct {
 	commit *extbuf.Buffer    // commit root, nil before the first use and in a tree made in this transaction
 	closed bool              // root and commit are nil for good
 
+	// repairs is held for reading while a block is read that may be repaired: beneath the lock of the block's parent, and
+	// never waited for there. retired is guarded by it.
+	repairs sync.RWMutex
+	retired bool
+
 	loadMu sync.Mutex // held by the one who reads the root for the first time
 
 	lastSnapshot atomic.Uint64 // generation of the root item's last_snapshot
@@ -98,6 +103,14 @@ func (t *Tree) ForceCOW() bool { return t.forceCOW.Load() }
 // SetForceCOW sets it: true right after the root was copied (CopyRoot does so), false when the root item has been
 // written.
 func (t *Tree) SetForceCOW(on bool) { t.forceCOW.Store(on) }
+
+// Retire says that the tree is going to be taken apart without the locks of its blocks. When it returns no block of it
+// is being repaired, and none will be: their addresses are about to be free. The caller holds no lock of a block.
+func (t *Tree) Retire() {
+	t.repairs.Lock()
+	t.retired = true
+	t.repairs.Unlock()
+}
 
 // Load reads the root if that has not been done. The error of a closed tree matches fserr.ErrClosed.
 func (t *Tree) Load(ctx context.Context) error {

@@ -70,7 +70,9 @@ func (w *walk) read(ctx context.Context, p *promise) (*extbuf.Buffer, error) {
 	if w.cap.asked() {
 		return nil, fserr.ErrViewExpired
 	}
-	return w.db.cache.Read(ctx, p.addr, p.expect())
+	x := p.expect()
+	x.Repair = w.cap != nil && w.cap.ticket != nil // then what the walk sees is not released
+	return w.db.cache.Read(ctx, p.addr, x)
 }
 
 // descend goes from the last block of the path down to a leaf, towards key. Under shared the numbers of a block may be

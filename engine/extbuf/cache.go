@@ -23,6 +23,12 @@ type BlockIO interface {
 	WriteBatch(ctx context.Context, ws []volume.Write) error
 }
 
+// CopyWriter is a BlockIO that can repair; *volume.Volume is one.
+type CopyWriter interface {
+	// WriteCopy writes p to one copy, counted from 0, and leaves the others alone.
+	WriteCopy(ctx context.Context, l ondisk.Logical, p []byte, copy int) error
+}
+
 // Options of NewCache. IO, NodeSize and Csum are required.
 type Options struct {
 	IO            BlockIO
@@ -36,6 +42,9 @@ type Options struct {
 	// Check judges a block after it was read (I10), CheckWrite before it is written; nil: as Check. Both are called by
 	// many goroutines at once, with bytes that stand still, and without locks but perhaps the block's own.
 	Check, CheckWrite func(ondisk.Block) error
+	// Repair says whether bad copies may be written over now; nil: never. It is asked before each repair. IO must be a
+	// CopyWriter.
+	Repair func() bool
 	// ReadDepth bounds the reads that Prefetch has under way; 0: 16.
 	ReadDepth int
 }
@@ -59,6 +68,7 @@ type Cache struct {
 	tracer     trace.Tracer
 	check      func(ondisk.Block) error
 	checkWrite func(ondisk.Block) error
+	mayRepair  func() bool // nil: never
 
 	noIdentity atomic.Bool
 	shards     [nShards]shard
@@ -95,7 +105,7 @@ func NewCache(o Options) *Cache {
 	c := &Cache{
 		io: o.IO, pool: o.Pool, nodeSize: o.NodeSize, addrShift: uint(bits.TrailingZeros(ondisk.SectorSize)),
 		csum: o.Csum, fsid: o.FSID, chunkUUID: o.ChunkTreeUUID, limit: o.Limit, tracer: o.Tracer,
-		check: o.Check, checkWrite: o.CheckWrite,
+		check: o.Check, checkWrite: o.CheckWrite, mayRepair: o.Repair,
 	}
 	if c.limit == 0 {
 		c.limit = DefaultLimit

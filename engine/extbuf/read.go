@@ -25,7 +25,8 @@ type flight struct {
 // A block that is not what it should be is an error that matches fserr.ErrCorrupt and names the last finding; so is an
 // address that no chunk covers. Failures of all copies to be read at all are returned as the device gave them.
 //
-// The caller holds the lock of the block that the pointer stood in, or reads from a commit root that cannot move.
+// The caller holds the lock of the block that the pointer stood in, or reads from a commit root that cannot move. With
+// Expect.Repair the copies found bad on the way to a good one are written over with it; see repair.go.
 func (c *Cache) Read(ctx context.Context, addr ondisk.Logical, want Expect) (*Buffer, error) {
 	s := c.shard(addr)
 	if b := s.lookup(addr); b != nil {
@@ -137,6 +138,7 @@ func (c *Cache) readCopies(ctx context.Context, b *Buffer, want *Expect) error {
 		return fserr.Corruptf("block", 0, uint64(b.addr), "no chunk covers this address")
 	}
 	var last error
+	var bad []int
 	for i := range n {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("read block %d: %w", b.addr, err)
@@ -144,12 +146,14 @@ func (c *Cache) readCopies(ctx context.Context, b *Buffer, want *Expect) error {
 		err := c.io.ReadCopy(ctx, b.addr, b.block, i)
 		if err == nil {
 			if err = c.judge(b, want); err == nil {
+				c.repair(ctx, b, want, bad)
 				return nil
 			}
 		} else if isCancel(err) {
 			return fmt.Errorf("read block %d: %w", b.addr, err)
 		}
 		c.counters.badCopies.Add(1)
+		bad = append(bad, i)
 		// A finding about content says more than a device's error; keep the last of the better kind.
 		if last == nil || errors.Is(err, fserr.ErrCorrupt) || !errors.Is(last, fserr.ErrCorrupt) {
 			last = fmt.Errorf("copy %d of %d: %w", i+1, n, err)

@@ -15,6 +15,8 @@ type Stats struct {
 	Hits, Misses uint64
 	BadCopies    uint64 // copies that could not be read or were not what they should be
 	FailedReads  uint64 // blocks without a good copy
+	Repaired     uint64 // bad copies written over with a good one
+	NotRepaired  uint64 // bad copies that could not be written over
 	Mismatches   uint64 // blocks in memory that were not what the pointer promised (I9)
 	Reused       uint64 // allocations that took over a live buffer (I3)
 	Detached     uint64 // live buffers that left the cache instead (SetIdentity)
@@ -32,8 +34,8 @@ type Stats struct {
 
 // counters is Stats while it counts; dirty is a number of buffers.
 type counters struct {
-	misses, badCopies, failedReads, mismatches, reused, detached, forgotten, evicted, writtenOut, writtenEarly atomic.Uint64
-	dirty                                                                                                      atomic.Int64
+	misses, badCopies, failedReads, repaired, failedRepairs, mismatches, reused, detached, forgotten, evicted, writtenOut, writtenEarly atomic.Uint64
+	dirty                                                                                                                               atomic.Int64
 }
 
 // Stats is a snapshot; its numbers are read one by one.
@@ -41,6 +43,7 @@ func (c *Cache) Stats() Stats {
 	k := &c.counters
 	st := Stats{
 		Misses: k.misses.Load(), BadCopies: k.badCopies.Load(), FailedReads: k.failedReads.Load(),
+		Repaired: k.repaired.Load(), NotRepaired: k.failedRepairs.Load(),
 		Mismatches: k.mismatches.Load(), Reused: k.reused.Load(), Detached: k.detached.Load(),
 		Forgotten: k.forgotten.Load(), Evicted: k.evicted.Load(),
 		WrittenOut: k.writtenOut.Load(), WrittenEarly: k.writtenEarly.Load(),

@@ -26,7 +26,7 @@ type client struct {
 	// show beside states[k] and states[k+1]. A step is begun when started is counted up and finished when done is; the
 	// tracer reads the two.
 	states        []state
-	stages        [][]state
+	stages        []func() []state // nil: none
 	started, done atomic.Int64
 
 	open    []handle
@@ -38,6 +38,7 @@ type client struct {
 // handle is an open file. node is the model's inode once it has lost its last name.
 type handle struct {
 	file *inode.File
+	tree *inode.FileTree
 	vol  string
 	id   ondisk.TreeID
 	ino  ondisk.ObjectID
@@ -63,7 +64,7 @@ func (c *client) begin(s state) {
 }
 
 // step is one change of the file system, in one transaction. do carries it out and returns the state that it leads to.
-func (c *client) step(stages []state, do func() (state, error)) error {
+func (c *client) step(stages func() []state, do func() (state, error)) error {
 	c.started.Add(1)
 	next, err := do()
 	if err == nil {
@@ -184,13 +185,8 @@ func (s *spot) settle(n *note, ok func(*node) bool) bool {
 // change is an operation on one volume whose outcome the model knows: want, or next. do may learn of the inode that it
 // makes.
 func (c *client) change(o op, n *note, s spot, want error, next func() *vol, do func() error) error {
-	var stages []state
-	return c.changeIn(o, n, s, want, stages, next, do)
-}
-
-func (c *client) changeIn(o op, n *note, s spot, want error, stages []state, next func() *vol, do func() error) error {
 	var fatal error
-	_ = c.step(stages, func() (state, error) {
+	_ = c.step(nil, func() (state, error) {
 		ok, err := c.judge(o, n, s.v, do(), want)
 		if fatal = err; !ok {
 			return nil, fserr.ErrInvalid

@@ -48,6 +48,7 @@ type deviceCase struct {
 	do         func(context.Context, *engine.FS) error // nil: change all kinds of things, and commit
 	want       outcome
 	silent     bool // it is known from the next operation on
+	rot        bool // the first copy of all metadata is bad already
 	inCommit   bool // the device fails from the start of a commit on
 }
 
@@ -69,6 +70,7 @@ var deviceCases = []deviceCase{
 	{name: "read metadata, one copy of two", op: disk.OpRead, where: ondisk.BGMetadata | firstCopy, meta: ondisk.BGDup, do: readAll, want: heals},
 	{name: "read metadata, both copies", op: disk.OpRead, where: ondisk.BGMetadata, meta: ondisk.BGDup, do: readAll, want: fails},
 	{name: "read metadata, in a commit", op: disk.OpRead, where: ondisk.BGMetadata, inCommit: true, want: before},
+	{name: "repair metadata on read", op: disk.OpWrite, where: ondisk.BGMetadata | firstCopy, meta: ondisk.BGDup, rot: true, do: readAll, want: heals},
 	{name: "read data, one copy of one", op: disk.OpRead, where: ondisk.BGData, do: readAll, want: fails},
 	{name: "read data, one copy of two", op: disk.OpRead, where: ondisk.BGData | firstCopy, data: ondisk.BGDup, do: readAll, want: heals},
 	{name: "read data, in a write of a part of a sector", op: disk.OpRead, where: ondisk.BGData, do: partialWrite, want: fails},
@@ -104,6 +106,11 @@ func (c deviceCase) run(t *testing.T, rule disk.Rule) {
 	ctx := t.Context()
 	base := firstCommit(t, c)
 	mem, last := base.img.Clone(), base.state
+	if c.rot {
+		if spoilCopy(t, mem, 0) == 0 {
+			t.Fatal("nothing to spoil")
+		}
+	}
 	dev := disk.NewFaults(mem, 1)
 	var rules []disk.Rule
 	tracer := trace.Func(func(e trace.Event) {
@@ -134,6 +141,11 @@ func (c deviceCase) run(t *testing.T, rule disk.Rule) {
 		checkError(t, "the operation", err, rule.Err)
 	} else if err != nil {
 		t.Errorf("another copy was good: %v", err)
+	}
+	if c.rot {
+		if err := repair(ctx, mem); err != nil {
+			t.Errorf("scrub: %v", err)
+		}
 	}
 	legal := []*vol{last}
 	if c.want == before || c.want == inFlight {

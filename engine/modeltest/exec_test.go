@@ -291,7 +291,7 @@ func (c *client) tryData(ctx context.Context, o op, n *note, s spot) error {
 		fallthrough
 	case opWrite:
 		p := content(o.c, count)
-		return c.change(o, n, s, nil, set(write(data, p, off)), func() error {
+		return c.write(ctx, o, n, s, set, p, off, func() error {
 			done, err := s.tree.WriteAt(ctx, ino, p, off)
 			if err == nil && done != len(p) {
 				return fmt.Errorf("%d bytes of %d written", done, len(p))
@@ -324,34 +324,61 @@ func (c *client) punch(ctx context.Context, o op, n *note, s spot, set func([]by
 	head := zeroed(data, off, min(end, (off+sector-1)/sector*sector))
 	both := zeroed(head, max(off, end/sector*sector), end)
 	all := zeroed(data, off, end)
-	var stages []state
-	for _, d := range [][]byte{head, both} {
-		stages = append(stages, c.now.with(s.volName, set(d)()))
+	return c.inParts(ctx, o, n, s, set, func() [][]byte { return [][]byte{head, both} }, all, func() error { return s.tree.PunchHole(ctx, s.n.ino, off, count) })
+}
+
+// write writes. Where preallocated space is written in place that takes a transaction for each piece, in ascending order:
+// what a crash shows, or a failure leaves, may end at any sector.
+func (c *client) write(ctx context.Context, o op, n *note, s spot, set func([]byte) func() *vol, p []byte, off int64, do func() error) error {
+	return c.inParts(ctx, o, n, s, set, func() [][]byte { return prefixes(s.n.data, p, off) }, write(s.n.data, p, off), do)
+}
+
+// prefixes lists what a file may hold while p is being written.
+func prefixes(data, p []byte, off int64) (all [][]byte) {
+	const sector = ondisk.SectorSize
+	for at := (off/sector + 1) * sector; at < off+int64(len(p)); at += sector {
+		all = append(all, write(data, p[:at-off], off))
+	}
+	return all
+}
+
+// inParts changes a file's data in one or more transactions; parts lists what it may hold between them, last is the
+// outcome.
+func (c *client) inParts(ctx context.Context, o op, n *note, s spot, set func([]byte) func() *vol, parts func() [][]byte, last []byte, do func() error) error {
+	was := c.now
+	stages := func() (all []state) {
+		for _, d := range parts() {
+			all = append(all, was.with(s.volName, set(d)()))
+		}
+		return all
 	}
 	var fatal error
 	_ = c.step(stages, func() (state, error) {
-		ok, err := c.judge(o, n, s.v, s.tree.PunchHole(ctx, s.n.ino, off, count), nil)
+		ok, err := c.judge(o, n, s.v, do(), nil)
 		fatal = err
 		if ok {
-			return c.now.with(s.volName, set(all)()), nil
+			return c.now.with(s.volName, set(last)()), nil
 		}
 		if err != nil || s.v.ro {
 			return nil, fserr.ErrInvalid
 		}
 		// It has failed for want of space, or by a fault: how far has it come?
 		is, err := loadInode(ctx, s.tree, s.n.ino)
-		if ok, err := c.judge(op{kind: opRead}, n, s.v, err, nil); !ok {
+		if ok, err := c.judge(op{kind: opRead}, n, nil, err, nil); !ok {
 			if fatal = err; err == nil {
 				fatal = errLost
 			}
 			return nil, fserr.ErrInvalid
 		}
-		for _, d := range [][]byte{data, head, both, all} {
+		if diffData(s.n.data, is.data) == "" {
+			return c.now, nil
+		}
+		for _, d := range append(parts(), last) {
 			if diffData(d, is.data) == "" {
 				return c.now.with(s.volName, set(d)()), nil
 			}
 		}
-		fatal = fmt.Errorf("a hole that failed left %s", diffData(data, is.data))
+		fatal = fmt.Errorf("what failed left %s", diffData(s.n.data, is.data))
 		return nil, fserr.ErrInvalid
 	})
 	return fatal

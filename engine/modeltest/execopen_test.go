@@ -24,7 +24,7 @@ func (c *client) openFile(ctx context.Context, o op, n *note, s spot) error {
 	if ok, err := c.judge(o, n, nil, err, nil); !ok {
 		return err
 	}
-	c.open = append(c.open, handle{file: f, vol: s.volName, id: s.v.id, ino: s.n.ino})
+	c.open = append(c.open, handle{file: f, tree: s.tree, vol: s.volName, id: s.v.id, ino: s.n.ino})
 	return nil
 }
 
@@ -81,10 +81,33 @@ func (c *client) useOpen(o op, n *note, h *handle, v *vol, x *node, off int64, c
 	switch o.b % 4 {
 	case 0, 1:
 		p := content(o.c+o.d, count)
+		if h.node == nil {
+			ino := h.ino // h is reused
+			at := spot{volName: h.vol, v: v, tree: h.tree, n: x}
+			setVol := func(data []byte) func() *vol {
+				return func() *vol {
+					e := v.edit()
+					y := e.node(ino)
+					y.data, y.mtime = data, nil
+					return e.v
+				}
+			}
+			return c.write(context.Background(), o, n, at, setVol, p, off, func() error {
+				_, err := h.file.WriteAt(p, off)
+				return err
+			})
+		}
 		_ = c.step(nil, func() (state, error) {
 			_, err := h.file.WriteAt(p, off)
 			ok, err := c.judge(o, n, v, err, nil)
-			if fatal = err; !ok {
+			if fatal = err; err == nil && !ok { // for want of space, or by a fault: how far has it come?
+				is, err := loadInode(context.Background(), h.tree, h.ino)
+				if ok, fatal = c.judge(op{kind: opRead}, n, nil, err, nil); !ok {
+					return nil, fserr.ErrInvalid
+				}
+				return set(is.data), nil
+			}
+			if !ok {
 				return nil, fserr.ErrInvalid
 			}
 			return set(write(x.data, p, off)), nil

@@ -167,11 +167,11 @@ func (c *client) snapshot(ctx context.Context, o op, n *note) error {
 	src := c.now[from]
 	made := &vol{ro: ro, nodes: src.nodes}
 	var want error
-	var stages []state
-	if c.now[to] != nil {
+	var stages func() []state
+	if was := c.now; was[to] != nil {
 		want = fserr.ErrExist
 	} else {
-		stages = []state{c.now.with(to, made)} // also when the commit fails behind its super
+		stages = func() []state { return []state{was.with(to, made)} } // also when the commit fails behind its super
 	}
 	var fatal error
 	_ = c.step(stages, func() (state, error) {
@@ -333,8 +333,8 @@ func (c *client) compareView(gen ondisk.Generation, name string, id ondisk.TreeI
 	var first string
 	for k := lo; k <= min(hi, len(c.states)-1); k++ {
 		candidates := []state{c.states[k]}
-		if k > lo {
-			candidates = append(candidates, c.stages[k-1]...)
+		if k > lo && c.stages[k-1] != nil {
+			candidates = append(candidates, c.stages[k-1]()...)
 		}
 		for _, s := range candidates {
 			v := s[name]

@@ -359,7 +359,7 @@ func (w *world) finish(ctx context.Context, err error) error {
 	if w.mutate != nil && cause == nil {
 		w.mutate(ctx, w)
 	}
-	injected := len(w.dev.Injections()) > 0
+	injected := w.struck()
 	if injected {
 		w.totals.injected.Add(int64(len(w.dev.Injections())))
 		w.totals.byFault[w.plan.fault].Add(1)
@@ -368,6 +368,7 @@ func (w *world) finish(ctx context.Context, err error) error {
 		return errors.Join(err, w.close())
 	}
 	w.totals.bad.Add(int64(w.fs.Stats().Cache.BadCopies))
+	w.totals.healed.Add(int64(w.fs.Stats().Cache.Repaired))
 	// Closing flushes, which may be what fails.
 	if err := w.close(); err != nil && (!w.plan.writes || !faulty(err)) {
 		return fmt.Errorf("close: %w", err)
@@ -405,7 +406,7 @@ func (w *world) judgeCause(ctx context.Context, cause error, injected bool) erro
 				c.acks = append(c.acks, ack{w.rec.Len(), len(c.states) - 1})
 			}
 		}
-		injected = len(w.dev.Injections()) > 0
+		injected = w.struck()
 	}
 	switch {
 	case cause == nil && w.plan.writes && injected:
@@ -425,6 +426,11 @@ func (w *world) judgeCause(ctx context.Context, cause error, injected bool) erro
 // faulty reports whether an error is that of a device, and names it.
 func faulty(err error) bool {
 	return errors.Is(err, syscall.EIO) && strings.Contains(err.Error(), deviceName)
+}
+
+// struck reports whether the fault has struck, more than the repair of a bad copy, which may fail without consequence.
+func (w *world) struck() bool {
+	return uint64(len(w.dev.Injections())) > w.fs.Stats().Cache.NotRepaired
 }
 
 // readOnlyNow checks that nothing can be changed any more and that the first cause stays.
@@ -495,8 +501,8 @@ func (w *world) statesAt(gen ondisk.Generation, cut int) [][]state {
 		// A commit that found nothing to commit covers steps that came behind the last transaction and changed nothing.
 		for k, last := lo, max(lo, hi); k <= last && k < len(c.states); k++ {
 			all[i] = append(all[i], c.states[k])
-			if k > lo {
-				all[i] = append(all[i], c.stages[k-1]...)
+			if k > lo && c.stages[k-1] != nil {
+				all[i] = append(all[i], c.stages[k-1]()...)
 			}
 		}
 	}

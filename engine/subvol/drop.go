@@ -59,6 +59,7 @@ func Drop(ctx context.Context, db *txn.DB, id ondisk.TreeID) error {
 	if it := root.Snapshot(); it.Refs() != 0 {
 		return fmt.Errorf("internal: subvolume %d is alive and cannot be dropped", id)
 	}
+	root.Tree.Retire() // who still reads it must not write back what is about to be free
 	d := &dropper{db: db, root: root}
 	defer d.close()
 	for done := false; !done; {
