@@ -174,7 +174,9 @@ func (a *alternation) random(target opTarget, who, n int, each func(i int)) {
 		for !a.m.fits(o) {
 			o = a.m.next()
 		}
+		before := a.done[who][o.kind]
 		a.both(target, who, o)
+		a.m.done[o.kind] += a.done[who][o.kind] - before
 		each(i)
 		if a.shadow != nil && i%25 == 0 {
 			a.shadow.Complaints() // reads the kernel's log before it is overwritten

@@ -47,12 +47,25 @@ var opNames = [opKinds]string{"create", "write", "overwrite", "truncate", "punch
 
 func (k opKind) String() string { return opNames[k] }
 
-// opWeights is how often a kind is drawn, in a thousand or so. None is drawn in less than 2 % of all cases.
+// opWeights is how often a kind is drawn, in a thousand or so. Not all that is drawn can be done (there may be no
+// subvolume to snapshot); next keeps each kind above minShare all the same.
 var opWeights = [opKinds]int{
 	opCreate: 110, opWrite: 100, opOverwrite: 60, opTruncate: 40, opPunch: 35, opFallocate: 35, opRename: 60,
 	opExchange: 30, opLink: 45, opUnlink: 85, opMkdir: 45, opRmdir: 30, opSymlink: 30, opMknod: 30, opSetXattr: 60,
 	opRemoveXattr: 30, opChmod: 30, opChown: 30, opUtimes: 30, opSubvolume: 25, opSnapshotRW: 25, opSnapshotRO: 25,
 	opDeleteSubvol: 65, opReflink: 40,
+}
+
+// minShare is the least share of the operations done that each kind has, in a thousand: report promises 10, and what
+// a last few draws cannot do lies between.
+const minShare = 16
+
+// needs is the kind that brings what another kind takes, so that a kind that is due can be drawn.
+var needs = map[opKind]opKind{
+	opWrite: opCreate, opOverwrite: opWrite, opTruncate: opCreate, opPunch: opWrite, opFallocate: opCreate, opRename: opCreate,
+	opExchange: opCreate, opLink: opCreate, opUnlink: opCreate, opRmdir: opMkdir, opSetXattr: opCreate, opRemoveXattr: opSetXattr,
+	opChmod: opCreate, opChown: opCreate, opUtimes: opCreate, opSnapshotRW: opSubvolume, opSnapshotRO: opSubvolume,
+	opDeleteSubvol: opSubvolume, opReflink: opWrite,
 }
 
 // nodeKind is what the model knows of a path's type.
@@ -98,7 +111,8 @@ type model struct {
 	limit  int // paths beyond which it rather deletes
 	serial int
 	equal  []string
-	maxX   int // largest xattr value
+	maxX   int          // largest xattr value
+	done   [opKinds]int // of the drawn operations, those that succeeded
 }
 
 func newModel(rnd *rand.Rand, limit, maxXattr int) *model {
@@ -180,15 +194,37 @@ func (m *model) newName(dir string) string {
 	return path.Join(dir, name)
 }
 
-// next draws an operation. After too many misses of one kind it draws another.
+// next draws an operation: one of a kind whose share is too low, if there is any, else by weight. What cannot be done
+// now is drawn again.
 func (m *model) next() op {
 	list := m.all()
+	if k, due := m.due(); due {
+		if o, ok := m.make(k, list); ok {
+			return o
+		}
+		if o, ok := m.make(needs[k], list); ok {
+			return o
+		}
+	}
 	for {
 		k := m.kind(len(list))
 		if o, ok := m.make(k, list); ok {
 			return o
 		}
 	}
+}
+
+// due is the kind furthest below minShare, if one is below. Counted is from 100 operations on, so that the first ones
+// are drawn by weight.
+func (m *model) due() (opKind, bool) {
+	total, least := 0, opKind(0)
+	for k, n := range m.done {
+		total += n
+		if n < m.done[least] {
+			least = opKind(k)
+		}
+	}
+	return least, total >= 100 && m.done[least]*1000 < total*minShare
 }
 
 func (m *model) kind(paths int) opKind {
