@@ -96,7 +96,7 @@ func group(cmd *cobra.Command, subs ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(subs...)
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return usagef(cmd, "%s: unknown or ambiguous command %q%s", cmd.CommandPath(), args[0], suggest(cmd, args[0]))
+			return usagef(cmd, "unknown or ambiguous command %q%s", args[0], suggest(cmd, args[0]))
 		}
 		return nil
 	}
@@ -122,9 +122,9 @@ func args(least, most int) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, list []string) error {
 		switch {
 		case len(list) < least:
-			return usagef(cmd, "%s: too few arguments", cmd.CommandPath())
+			return usagef(cmd, "%s: too few arguments", cmd.Name())
 		case most >= 0 && len(list) > most:
-			return usagef(cmd, "%s: too many arguments, %q is one", cmd.CommandPath(), list[most])
+			return usagef(cmd, "%s: too many arguments, %q is one", cmd.Name(), list[most])
 		}
 		return nil
 	}
