@@ -233,3 +233,21 @@ func FuzzCheck(f *testing.F) {
 	m := newMutant(f)
 	f.Fuzz(func(t *testing.T, change []byte, super uint8) { m.check(t, change, super) })
 }
+
+// TestLoop has nodes that lead to themselves, in the tree of a subvolume's parent: a way down it has no end.
+func TestLoop(t *testing.T) {
+	b := baseImage(t, "")
+	s := newSurgeon(t, b.dev)
+	s.each(s.root(ondisk.FSTree), func(_ []step, n ondisk.Block) bool {
+		if !n.IsLeaf() {
+			for i := range n.NrItems() {
+				n.SetPtr(i, n.Key(i), n.Header().Bytenr(), n.Header().Generation())
+			}
+			s.write(n.Header().Bytenr(), n)
+		}
+		return n.IsLeaf()
+	})
+	if rep := run(t, b.dev, check.Options{}); !rep.Has(check.BlockReused) {
+		t.Errorf("instead:\n%s", lines(rep))
+	}
+}

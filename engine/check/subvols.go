@@ -150,7 +150,9 @@ func (c *checker) lookup(r *treeRoot, key ondisk.Key) ([]byte, bool) {
 			if i == 0 {
 				return nil, true
 			}
-			id = kids[i-1]
+			if id = kids[i-1]; c.blocks[id].level >= k.level {
+				return nil, false // a loop, which intern has reported
+			}
 			continue
 		}
 		b := c.readCopies(id, buf, false)
