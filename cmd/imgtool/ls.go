@@ -30,6 +30,7 @@ func (a *app) lsCmd() *cobra.Command {
 			return a.read(l.ctx, args[0], func(s *session) error {
 				l.s = s
 				for _, p := range paths {
+					l.seen = inode.DirSet{}
 					if err := l.path(p); err != nil {
 						return err
 					}
@@ -50,6 +51,7 @@ type lister struct {
 	s               *session
 	w               *bufio.Writer
 	long, recursive bool
+	seen            inode.DirSet
 	titles          bool // a line with the directory's path above each list
 	printed         int  // lists
 }
@@ -67,6 +69,11 @@ func (l *lister) path(p string) error {
 }
 
 func (l *lister) dir(n *node, p string) error {
+	if l.recursive {
+		if err := l.seen.Enter(n.Node); err != nil {
+			return fmt.Errorf("%s: %w", p, err)
+		}
+	}
 	entries, err := n.Tree.Entries(l.ctx, n.Ino)
 	if err != nil {
 		return err

@@ -46,7 +46,7 @@ func Export(ctx context.Context, ns *inode.Namespace, from inode.Node, dest stri
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
 	ex.g = g
-	err = ex.dir(gctx, from, root, "", 0)
+	err = ex.dir(gctx, from, root, "")
 	if werr := g.Wait(); err == nil || errors.Is(err, context.Canceled) && werr != nil {
 		err = werr
 	}
@@ -59,9 +59,6 @@ func Export(ctx context.Context, ns *inode.Namespace, from inode.Node, dest stri
 	}
 	return p, errors.Join(err, ex.pool.Close())
 }
-
-// maxDepth bounds the depth of directories, so that a loop on disk ends.
-const maxDepth = 1 << 12
 
 // imageFile names a file of the image, exported what became of it.
 type imageFile struct {
@@ -81,9 +78,9 @@ type madeDir struct {
 }
 
 // dir exports everything in a directory; fd is the host's.
-func (ex *exporter) dir(ctx context.Context, n inode.Node, fd int, path string, depth int) error {
-	if depth > maxDepth {
-		return &fserr.Corrupt{What: "inode", Root: uint64(n.Tree.ID()), Slot: fserr.NoSlot, Ino: uint64(n.Ino), Msg: "directories form a loop"}
+func (ex *exporter) dir(ctx context.Context, n inode.Node, fd int, path string) error {
+	if err := ex.seen.Enter(n); err != nil {
+		return err
 	}
 	if n.IsPlaceholder() {
 		return nil
@@ -94,7 +91,7 @@ func (ex *exporter) dir(ctx context.Context, n inode.Node, fd int, path string, 
 		}
 		child, err := ex.ns.Enter(ctx, n, &e)
 		if err == nil {
-			err = ex.entry(ctx, child, fd, e.Name, join(path, e.Name), depth)
+			err = ex.entry(ctx, child, fd, e.Name, join(path, e.Name))
 		}
 		if err != nil && !errors.Is(err, errNamed) {
 			err = named{join(path, e.Name), err}
@@ -123,7 +120,7 @@ func (n named) Unwrap() error        { return n.err }
 func (n named) Is(target error) bool { return target == errNamed }
 
 // entry exports one name into the host directory fd.
-func (ex *exporter) entry(ctx context.Context, n inode.Node, fd int, name, path string, depth int) error {
+func (ex *exporter) entry(ctx context.Context, n inode.Node, fd int, name, path string) error {
 	// What the image says is not to be trusted: these would lead out of the directory.
 	if name == "" || name == "." || name == ".." || slices.Contains([]byte(name), '/') || slices.Contains([]byte(name), 0) {
 		return fmt.Errorf("name %q cannot be made on the host: %w", name, fserr.ErrInvalid)
@@ -133,7 +130,7 @@ func (ex *exporter) entry(ctx context.Context, n inode.Node, fd int, name, path 
 		return err
 	}
 	if it.Mode()&ondisk.ModeFmt == ondisk.ModeDir {
-		return ex.makeDir(ctx, n, &it, fd, name, path, depth)
+		return ex.makeDir(ctx, n, &it, fd, name, path)
 	}
 	defer ex.counted()
 	if it.NLink() > 1 {
@@ -166,7 +163,7 @@ func (ex *exporter) entry(ctx context.Context, n inode.Node, fd int, name, path 
 	return ex.attrsAt(ctx, n, &it, fd, name, path)
 }
 
-func (ex *exporter) makeDir(ctx context.Context, n inode.Node, it *ondisk.InodeItem, fd int, name, path string, depth int) error {
+func (ex *exporter) makeDir(ctx context.Context, n inode.Node, it *ondisk.InodeItem, fd int, name, path string) error {
 	if err := unix.Mkdirat(fd, name, 0o700); err != nil {
 		return fmt.Errorf("mkdir: %w", err)
 	}
@@ -182,7 +179,7 @@ func (ex *exporter) makeDir(ctx context.Context, n inode.Node, it *ondisk.InodeI
 	}
 	ex.dirs = append(ex.dirs, madeDir{path, *it})
 	ex.counted()
-	return ex.dir(ctx, n, sub, path, depth+1)
+	return ex.dir(ctx, n, sub, path)
 }
 
 // otherName makes a hard link if the file has been exported under another name.

@@ -26,6 +26,7 @@ type exporter struct {
 	pool  *disk.Pool
 	g     *errgroup.Group
 	links map[imageFile]*exported
+	seen  inode.DirSet
 	dirs  []madeDir
 
 	inodes, bytes atomic.Uint64

@@ -55,7 +55,7 @@ func (ex *exporter) one(ctx context.Context, n inode.Node, dir int, name, dest s
 	g, gctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(2, runtime.GOMAXPROCS(0)))
 	ex.g = g
-	err = ex.entry(gctx, n, dir, tmp, dest, 0)
+	err = ex.entry(gctx, n, dir, tmp, dest)
 	if werr := g.Wait(); err == nil {
 		err = werr
 	}

@@ -12,5 +12,6 @@
 // A snapshot has an empty directory where its source has a subvolume; it is shown as the kernel shows it, as inode 2,
 // but for its time, which in the kernel is the moment of looking and here 0.
 //
-// Memory is bounded by the largest directory and the depth of the tree: lines are written as they come.
+// Memory is bounded by the largest directory, the depth of the tree and some 40 bytes for each directory: lines are written
+// as they come.
 package manifest

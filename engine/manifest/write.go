@@ -13,14 +13,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
 	"imgtool/engine/ondisk"
 )
-
-// maxDepth bounds the depth of directories, so that a loop on disk ends. The kernel's own limit, by the length of
-// paths, is lower.
-const maxDepth = 1 << 14
 
 // queueLen is how many lines may wait for their hash.
 const queueLen = 256
@@ -55,6 +50,7 @@ type walker struct {
 	ns    *inode.Namespace
 	order chan *job // all lines, as they are printed
 	work  chan *job // those that want a hash
+	dirs  inode.DirSet
 }
 
 func (w *walker) top() error {
@@ -63,7 +59,7 @@ func (w *walker) top() error {
 	if err != nil {
 		return err
 	}
-	return w.dir(n, &it, "", 0)
+	return w.dir(n, &it, "")
 }
 
 // step is what to do at one place of a directory's order: print an entry, or what is below it.
@@ -74,9 +70,9 @@ type step struct {
 
 // dir sends the lines of everything below a directory; for the top, whose prefix is "", its own as well. Among paths
 // sorted by their bytes, what is below "a" comes where "a/" sorts, which may be behind "a.b".
-func (w *walker) dir(n inode.Node, item *ondisk.InodeItem, prefix string, depth int) error {
-	if depth > maxDepth {
-		return &fserr.Corrupt{What: "inode", Root: uint64(n.Tree.ID()), Slot: fserr.NoSlot, Ino: uint64(n.Ino), Msg: "directories form a loop"}
+func (w *walker) dir(n inode.Node, item *ondisk.InodeItem, prefix string) error {
+	if err := w.dirs.Enter(n); err != nil {
+		return fmt.Errorf("/%s: %w", prefix, err)
 	}
 	entries, err := n.Tree.Entries(w.ctx, n.Ino)
 	if err != nil {
@@ -86,7 +82,7 @@ func (w *walker) dir(n inode.Node, item *ondisk.InodeItem, prefix string, depth 
 		if s.entry < 0 {
 			err = w.inode(n, item, ".")
 		} else {
-			err = w.entry(n, &entries[s.entry], prefix, strings.HasSuffix(s.key, "/"), depth)
+			err = w.entry(n, &entries[s.entry], prefix, strings.HasSuffix(s.key, "/"))
 		}
 		if err != nil {
 			return err
@@ -111,7 +107,7 @@ func steps(entries []inode.Entry, top bool) []step {
 }
 
 // entry sends the line of one entry, or the lines of what is below it.
-func (w *walker) entry(dir inode.Node, e *inode.Entry, prefix string, below bool, depth int) error {
+func (w *walker) entry(dir inode.Node, e *inode.Entry, prefix string, below bool) error {
 	path := prefix + e.Name
 	n, err := w.ns.Enter(w.ctx, dir, e)
 	if err != nil {
@@ -130,7 +126,7 @@ func (w *walker) entry(dir inode.Node, e *inode.Entry, prefix string, below bool
 	if it.Mode()&ondisk.ModeFmt != ondisk.ModeDir {
 		return nil // the entry's type is wrong; the line has said what it is
 	}
-	return w.dir(n, &it, path+"/", depth+1)
+	return w.dir(n, &it, path+"/")
 }
 
 // inode sends the line of one inode under a path.
