@@ -12,8 +12,8 @@ RACE_RUN ?= Race|Parallel|Concurrent|View|Epoch
 # Further flags for go test, such as TESTFLAGS=-short.
 TESTFLAGS ?=
 
-# How long each fuzz target runs in `make test` and `make fuzz-short`.
-FUZZTIME ?= 3s
+# How long each fuzz target runs in `make test` and `make fuzz-short`; as many at a time as there are CPUs.
+FUZZTIME ?= 10s
 
 .PHONY: all build demo test soak lint fuzz-short bench peers clean test-deps bin/imgtool bin/testsum
 
@@ -50,9 +50,12 @@ fuzz-short: bin/testsum
 	@mkdir -p out/test && rm -f out/test/*.json
 	@GO='$(GO)' FUZZTIME='$(FUZZTIME)' .ci/fuzz.sh && bin/testsum out/test/*.json
 
-# The long variants of the randomised tests; hours.
-soak:
+# The long variants of the randomised tests, and ten minutes for each fuzz target; hours.
+soak: SOAK_FUZZTIME ?= 10m
+soak: bin/testsum
 	IMGTOOL_SOAK=1 $(GO) test -count=1 -timeout 0 ./...
+	@mkdir -p out/test && rm -f out/test/*.json
+	@GO='$(GO)' FUZZTIME='$(SOAK_FUZZTIME)' .ci/fuzz.sh && bin/testsum out/test/*.json
 
 bench:
 	$(GO) test -run '^$$' -bench . -benchmem ./...

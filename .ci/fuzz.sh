@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs every fuzz target of the module for FUZZTIME (default 3s), one after the other: go test takes one target at a
-# time. A new failing input is written by go test to the package's testdata/fuzz, to be committed with the fix.
-# Events go to out/test, for bin/testsum.
+# Runs every fuzz target of the module for FUZZTIME (default 10s), FUZZJOBS (default: one a CPU) at a time with one worker
+# each: go test takes one target at a time. A new failing input is written by go test to the package's testdata/fuzz, to
+# be committed with the fix. Events go to out/test, for bin/testsum.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -9,9 +9,20 @@ GO=${GO:-go}
 out=out/test
 mkdir -p $out
 status=0
+failed=$out/fuzz-failed # there if a target failed: which of its jobs wait has reported, bash does not say
+rm -f "$failed"
+
+# one DIR TARGET: runs one target; what it prints comes out in one piece.
+one() {
+  local events="$out/fuzz-$(tr -c 'A-Za-z0-9\n' '-' <<<"$1")-$2.json" text
+  text=$($GO test -json -run '^$' -fuzz "^$2\$" -fuzztime "${FUZZTIME:-10s}" -fuzzminimizetime 10x -parallel 1 "$1" 2>&1 |
+    bin/testsum -save "$events" 2>&1) || touch "$failed"
+  printf '== fuzz: %s %s\n%s\n' "$1" "$2" "$text"
+}
 
 # Only packages that have a target are compiled to be asked for their names.
 dirs=$(grep -rlE --include='*_test.go' '^func Fuzz[A-Z0-9_]' . | xargs -r -n 1 dirname | sort -u)
+jobs=${FUZZJOBS:-$(nproc)}
 for dir in $dirs; do
   if ! listed=$($GO test -list '^Fuzz' "$dir"); then
     echo "$listed"
@@ -19,9 +30,12 @@ for dir in $dirs; do
     continue
   fi
   for target in $(grep '^Fuzz' <<<"$listed"); do
-    echo "== fuzz: $dir $target"
-    events="$out/fuzz-$(tr -c 'A-Za-z0-9\n' '-' <<<"$dir")-$target.json"
-    $GO test -json -run '^$' -fuzz "^$target\$" -fuzztime "${FUZZTIME:-3s}" -fuzzminimizetime 10x "$dir" | bin/testsum -save "$events" || status=1
+    while [ "$(jobs -rp | wc -l)" -ge "$jobs" ]; do
+      wait -n
+    done
+    one "$dir" "$target" &
   done
 done
+wait
+[ ! -e "$failed" ] || status=1
 exit $status
