@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
 
 	"github.com/spf13/cobra"
@@ -117,6 +118,7 @@ func (a *app) sendOutput(cmd *cobra.Command, file string) (out io.Writer, done f
 	if isTerminal(out) {
 		return nil, nil, errors.Join(usagef(cmd, "a send stream is not for a terminal: redirect standard output, or use -f FILE"), done())
 	}
+	signal.Ignore(unix.SIGPIPE) // a reader that goes is an error, and what was made for the send is taken away again
 	if f, ok := out.(*os.File); ok {
 		_, _ = unix.FcntlInt(f.Fd(), unix.F_SETPIPE_SZ, 1<<20) // if it is a pipe, and if that is allowed
 	}

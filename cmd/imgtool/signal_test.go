@@ -182,8 +182,8 @@ func TestMounted(t *testing.T) {
 	umount()
 }
 
-// TestCancelSend interrupts a send whose reader has stopped reading: status 130, and the image is as it was, without the
-// snapshot that was taken for it.
+// TestCancelSend interrupts a send whose reader has stopped reading, and takes the reader of another away: status 130, and
+// 1, and the snapshot that was taken for the send is gone.
 func TestCancelSend(t *testing.T) {
 	dir := t.TempDir()
 	img, big := filepath.Join(dir, "a.img"), filepath.Join(dir, "big")
@@ -193,25 +193,33 @@ func TestCancelSend(t *testing.T) {
 		t.Fatal(err)
 	}
 	imgtool(t, "put", img, big, "/s/big")
-	before := imgtool(t, "subvolume", "list", img)
-	cmd := exec.Command("imgtool", "send", "--force-ro-snapshot", img, "/s")
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadFull(out, make([]byte, 1<<20)); err != nil { // it is sending, and has more than a pipe holds
-		t.Fatal(err)
-	}
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Wait(); exitStatus(err) != exitCancelled {
-		t.Errorf("%v, want status %d", err, exitCancelled)
-	}
-	if after := imgtool(t, "subvolume", "list", img); strings.Count(after, "\n") != strings.Count(before, "\n") {
-		t.Errorf("subvolumes before:\n%safter:\n%s", before, after)
+	for _, c := range []struct {
+		name   string
+		end    func(p *os.Process, out io.Closer) error
+		status int
+	}{
+		{"interrupt", func(p *os.Process, _ io.Closer) error { return p.Signal(os.Interrupt) }, exitCancelled},
+		{"broken pipe", func(_ *os.Process, out io.Closer) error { return out.Close() }, exitFailed},
+	} {
+		cmd := exec.Command("imgtool", "send", "--force-ro-snapshot", img, "/s")
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(out, make([]byte, 1<<20)); err != nil { // it is sending, and has more than a pipe holds
+			t.Fatal(err)
+		}
+		if err := c.end(cmd.Process, out); err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Wait(); exitStatus(err) != c.status {
+			t.Errorf("%s: %v, want status %d", c.name, err, c.status)
+		}
+		if list := imgtool(t, "subvolume", "list", img); strings.Count(list, "\n") != 1 {
+			t.Errorf("%s: subvolumes left:\n%s", c.name, list)
+		}
 	}
 }
