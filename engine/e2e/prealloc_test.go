@@ -195,3 +195,36 @@ func TestPreallocatedWhenFull(t *testing.T) {
 	}
 	finish(t, fs, img)
 }
+
+// TestPreallocatedInParts writes over the end of preallocated space in a full file system: what went in place is in the
+// file, and the count that comes with the error says so.
+func TestPreallocatedInParts(t *testing.T) {
+	const part = 64 << 10
+	ctx := t.Context()
+	img, fs := create(t, 128<<20, nil)
+	tree, err := fs.Subvolume(ctx, ondisk.FSTree)
+	must(t, err)
+	ino, err := tree.Create(ctx, inode.RootDir, "file", inode.Attr{Mode: 0o644})
+	must(t, err)
+	must(t, tree.Fallocate(ctx, ino, 0, part, false))
+	full, err := tree.Create(ctx, inode.RootDir, "full", inode.Attr{Mode: 0o644})
+	must(t, err)
+	for n, size := int64(64<<20), int64(0); n >= 4096; {
+		if err = tree.Fallocate(ctx, full, size, n, false); err == nil {
+			size += n
+		} else if n /= 2; !errors.Is(err, fserr.ErrNoSpace) {
+			t.Fatal(err)
+		}
+	}
+	data := bytes.Repeat([]byte("in parts "), 2*part/9+1)[:2*part-100]
+	n, err := tree.WriteAt(ctx, ino, data[100:], 100)
+	if !errors.Is(err, fserr.ErrNoSpace) || n != part-100 {
+		t.Errorf("%d bytes written, %v; want %d and no space", n, err, part-100)
+	}
+	have := make([]byte, 2*part)
+	got, _ := tree.ReadAt(ctx, ino, have, 0)
+	if want := append(make([]byte, 100), data[100:part]...); !bytes.Equal(have[:got], want) {
+		t.Errorf("the file has %d bytes that are not those said to be written", got)
+	}
+	finish(t, fs, img)
+}

@@ -113,8 +113,7 @@ func (t *FileTree) copyPiece(ctx context.Context, ino ondisk.ObjectID, p []byte,
 	}
 	l := t.lock(ino)
 	defer l.unlock()
-	if err := t.writeAt(ctx, ino, p, uint64(off), true); err != nil {
-		return 0, err
-	}
-	return int64(len(p)), nil
+	n := len(p)
+	err := t.writeAt(ctx, ino, p, uint64(off), true)
+	return int64(written(err, uint64(off), n)), err
 }

@@ -2,6 +2,7 @@ package inode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"imgtool/engine/ondisk"
@@ -25,32 +26,55 @@ func (t *FileTree) storeParts(ctx context.Context, ino ondisk.ObjectID, it *ondi
 	if len(parts) == 1 && !parts[0].inPlace {
 		return t.store(ctx, ino, it, c)
 	}
-	now := *it
-	for i, p := range parts {
-		if i > 0 {
-			var err error
-			if now, err = t.Inode(ctx, ino); err != nil {
-				return err
-			}
-		}
-		part := change{start: p.start, end: p.end, data: c.data[p.start-c.start : p.end-c.start], size: max(now.Size(), min(c.size, p.end))}
-		if p.inPlace {
-			if done, err := t.storeInPlace(ctx, ino, &now, &part); done || err != nil {
-				if err != nil {
-					return err
-				}
-				continue
-			}
-		}
-		var err error
-		if part.exts, err = t.extents(ctx, ino, part.start, part.end, nil, 0); err != nil {
-			return err
-		}
-		if err := t.store(ctx, ino, &now, &part); err != nil {
-			return err
+	for _, p := range parts {
+		if err := t.storePart(ctx, ino, it, c, p); err != nil {
+			return &partlyWritten{upTo: p.start, err: err}
 		}
 	}
 	return nil
+}
+
+// partlyWritten is the error of a write in parts, of which the file has those before upTo, an offset in it.
+type partlyWritten struct {
+	upTo uint64
+	err  error
+}
+
+func (e *partlyWritten) Error() string { return e.err.Error() }
+func (e *partlyWritten) Unwrap() error { return e.err }
+
+// written returns how much the file has of a write of n bytes at off that ended with err.
+func written(err error, off uint64, n int) int {
+	var part *partlyWritten
+	switch {
+	case err == nil:
+		return n
+	case errors.As(err, &part) && part.upTo > off:
+		return min(n, int(part.upTo-off))
+	}
+	return 0
+}
+
+// storePart writes one part, and reads the inode anew for it: the parts before have changed it.
+func (t *FileTree) storePart(ctx context.Context, ino ondisk.ObjectID, it *ondisk.InodeItem, c *change, p filePart) error {
+	now := *it
+	if p.start > c.start {
+		var err error
+		if now, err = t.Inode(ctx, ino); err != nil {
+			return err
+		}
+	}
+	part := change{start: p.start, end: p.end, data: c.data[p.start-c.start : p.end-c.start], size: max(now.Size(), min(c.size, p.end))}
+	if p.inPlace {
+		if done, err := t.storeInPlace(ctx, ino, &now, &part); done || err != nil {
+			return err
+		}
+	}
+	var err error
+	if part.exts, err = t.extents(ctx, ino, part.start, part.end, nil, 0); err != nil {
+		return err
+	}
+	return t.store(ctx, ino, &now, &part)
 }
 
 // filePart is a range of a file that is written in one way.

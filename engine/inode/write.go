@@ -13,7 +13,8 @@ import (
 const writeChunk = 16 << 20
 
 // WriteAt writes p into a regular file at off, copying on write, and makes the file as long as that takes. It is done
-// in operations of 16 MiB; n says how much of p the file has. When it returns the data is on the device, though not
+// in operations of 16 MiB, or smaller ones where preallocated space is written in place; n says how much of p the file
+// has. When it returns the data is on the device, though not
 // flushed, and the running transaction has the rest. p must not change meanwhile; aligned memory saves a copy.
 //
 // Errors: fserr.ErrIsDir, ErrInvalid (no regular file), ErrPerm (immutable; append-only and off not the end),
@@ -30,10 +31,11 @@ func (t *FileTree) WriteAt(ctx context.Context, ino ondisk.ObjectID, p []byte, o
 	for n < len(p) {
 		at := uint64(off) + uint64(n)
 		m := min(uint64(len(p)-n), writeChunk-at%writeChunk)
-		if err := t.writeAt(ctx, ino, p[n:n+int(m)], at, false); err != nil {
+		err := t.writeAt(ctx, ino, p[n:n+int(m)], at, false)
+		n += written(err, at, int(m))
+		if err != nil {
 			return n, err
 		}
-		n += int(m)
 	}
 	return n, nil
 }

@@ -296,6 +296,15 @@ func (c *client) tryData(ctx context.Context, o op, n *note, s spot) error {
 			if err == nil && done != len(p) {
 				return fmt.Errorf("%d bytes of %d written", done, len(p))
 			}
+			if errors.Is(err, fserr.ErrNoSpace) {
+				want := data
+				if done > 0 {
+					want = write(data, p[:done], off)
+				}
+				if is, e := loadInode(ctx, s.tree, ino); e == nil && diffData(want, is.data) != "" {
+					return fmt.Errorf("%d bytes said to be written: %s", done, diffData(want, is.data))
+				}
+			}
 			return err
 		})
 	case opTruncate:
