@@ -3,8 +3,12 @@ package check_test
 import (
 	"flag"
 	"fmt"
+	"go/parser"
+	"go/token"
 	"os"
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -74,5 +78,36 @@ func TestKinds(t *testing.T) {
 		if !strings.HasSuffix(k.Means, ".") || strings.Count(k.Means, ". ") > 0 {
 			t.Errorf("%s: not one sentence: %q", k.ID, k.Means)
 		}
+	}
+}
+
+// TestSurgeon holds the tool that makes the damage to what it may know: the format and the map of chunks, not the
+// engine. There are 60 kinds of damage at least.
+func TestSurgeon(t *testing.T) {
+	files, err := filepath.Glob("damage_*_test.go")
+	if err != nil || len(files) < 3 {
+		t.Fatalf("%v, %v", files, err)
+	}
+	for _, file := range append(files, "surgeon_test.go") {
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ImportsOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range f.Imports {
+			switch path, _ := strconv.Unquote(i.Path.Value); path {
+			case "imgtool/disk", "imgtool/engine/check", "imgtool/engine/ondisk", "imgtool/engine/volume", "imgtool/engine/internal/oracle":
+			default:
+				if strings.HasPrefix(path, "imgtool/") {
+					t.Errorf("%s imports %s", file, path)
+				}
+			}
+		}
+	}
+	ids := map[check.ID]bool{}
+	for _, d := range allDamage() {
+		ids[d.want] = true
+	}
+	if t.Logf("%d kinds of damage, of %d findings", len(ids), len(check.Kinds)); len(ids) < 60 {
+		t.Errorf("%d kinds of damage", len(ids))
 	}
 }
