@@ -29,14 +29,14 @@ var mutants = []struct {
 	{name: "a byte of a file changes", mutate: changeByte},
 }
 
-// dropper drops every hundredth write of file data or metadata.
+// dropper drops every fifth write of file data or metadata.
 type dropper struct {
 	disk.Device
 	n *atomic.Int64
 }
 
 func (d *dropper) WriteAt(ctx context.Context, p []byte, off int64) (int, error) {
-	if off > 1<<20 && off != int64(ondisk.SuperOffsets[1]) && d.n.Add(1)%100 == 0 {
+	if off > 1<<20 && off != int64(ondisk.SuperOffsets[1]) && d.n.Add(1)%5 == 0 {
 		return len(p), nil
 	}
 	return d.Device.WriteAt(ctx, p, off)
@@ -74,10 +74,10 @@ func TestMutants(t *testing.T) {
 		t.Run(mu.name, func(t *testing.T) {
 			for seed := uint64(1); seed < 12; seed++ {
 				cfg := configFor(seed)
-				cfg.lockstep, cfg.mkfs.Meta, cfg.mkfs.Data, cfg.size = true, 0, 0, 192<<20
+				cfg.lockstep, cfg.calm, cfg.mkfs.Meta, cfg.mkfs.Data, cfg.size = true, true, 0, 0, 192<<20
 				cfg.mkfs.Features = mkfs.Default().Features
 				run := func(broken bool) error {
-					w, err := newWorld(t.Context(), seed, cfg, workload(seed, cfg.clients, 150), new(totals))
+					w, err := newWorld(t.Context(), seed, cfg, workload(seed, cfg.clients, 250), new(totals))
 					if err != nil {
 						return err
 					}
