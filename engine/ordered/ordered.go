@@ -15,7 +15,8 @@
 //
 //	idle                 nothing queued; the next Write starts the goroutine
 //	writing              one batch is on its way to the devices; Writes gather behind it, up to Limit bytes
-//	failed               a batch failed: every Write, Wait and Drain returns its error, for ever; the owner aborts
+//	failed               a batch failed: every Write and Drain returns its error, for ever, and so does every Wait for what
+//	                     was in that batch or behind it: the devices may hold anything there; the owner aborts
 //
 // mu guards all of it and is a leaf: it is never held over I/O.
 package ordered
@@ -58,6 +59,7 @@ type Queue struct {
 	o Options
 
 	pending atomic.Int64 // bytes queued or being written: a reader's quick look
+	failed  atomic.Bool  // err is set: the other one
 
 	mu      sync.Mutex
 	queued  []piece       // not yet taken by the goroutine, in order of arrival
@@ -66,6 +68,7 @@ type Queue struct {
 	done    uint64        // pieces ever written
 	running bool          // the goroutine lives
 	err     error         // the first failure
+	lost    []piece       // the batch that failed; its buffers are gone. What was queued behind it stays in queued
 	moved   chan struct{} // closed and replaced whenever a batch, or the goroutine, has ended
 }
 
@@ -134,23 +137,26 @@ func (q *Queue) wakeLocked() {
 
 func (q *Queue) holds(addr ondisk.Logical, n int) bool {
 	over := func(p piece) bool { return p.overlaps(addr, n) }
-	return slices.ContainsFunc(q.batch, over) || slices.ContainsFunc(q.queued, over)
+	return slices.ContainsFunc(q.batch, over) || slices.ContainsFunc(q.queued, over) || slices.ContainsFunc(q.lost, over)
 }
 
-// Wait returns when nothing is queued for the n bytes at addr: the devices have them. It costs one atomic load while
-// the queue is empty.
+// Wait returns when nothing is queued for the n bytes at addr: the devices have them, or the error says that they may not.
+// It costs two atomic loads while the queue is empty.
 func (q *Queue) Wait(ctx context.Context, addr ondisk.Logical, n int) error {
-	if q.pending.Load() == 0 {
+	if q.pending.Load() == 0 && !q.failed.Load() {
 		return nil
 	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.err == nil && q.holds(addr, n) {
+	for q.holds(addr, n) {
+		if q.err != nil {
+			return q.err
+		}
 		if err := q.waitLocked(ctx); err != nil {
 			return err
 		}
 	}
-	return q.err
+	return nil
 }
 
 // Drain returns when the devices have everything that was queued before the call.
@@ -211,7 +217,8 @@ func (q *Queue) ended(batch []piece, err error) {
 	q.mu.Lock()
 	first := err != nil && q.err == nil
 	if first {
-		q.err = err
+		q.err, q.lost = err, batch
+		q.failed.Store(true) // before pending may become 0
 	}
 	q.batch = nil
 	q.done += uint64(len(batch))

@@ -140,8 +140,11 @@ func TestFailure(t *testing.T) {
 	if err := q.Write(t.Context(), 4096, make([]byte, 4096)); !errors.Is(err, broken) {
 		t.Errorf("write: %v", err)
 	}
-	if err := q.Wait(t.Context(), 0, 1); err != nil && !errors.Is(err, broken) {
-		t.Errorf("wait: %v", err)
+	if err := q.Wait(t.Context(), 4000, 1); !errors.Is(err, broken) {
+		t.Errorf("wait for what was lost: %v", err)
+	}
+	if err := q.Wait(t.Context(), 4096, 4096); err != nil {
+		t.Errorf("wait for what was never queued: %v", err)
 	}
 	if len(told) != 0 {
 		t.Error("the failure was told twice")
