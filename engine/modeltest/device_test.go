@@ -226,7 +226,8 @@ func (c deviceCase) checkReadOnly(t *testing.T, fs *engine.FS, dev *disk.Faults,
 	if now := fs.DB().Err(); now.Error() != first.Error() {
 		t.Errorf("the first cause was %q and is now %q", first, now)
 	}
-	if n := writesOf(dev); n > 0 {
+	// Where a commit failed before it waited for the queue of small writes, what was in it still goes to free space.
+	if n := writesOf(dev); n > 0 && !c.inCommit {
 		t.Errorf("%d writes after the abort", n)
 	}
 }
