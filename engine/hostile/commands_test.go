@@ -24,7 +24,7 @@ import (
 	"imgtool/engine/volume"
 )
 
-// Bounds of one command on the base image, whatever was done to it. The image has some 300 KiB of metadata and 3 MiB of
+// Bounds of one command on the base image, whatever was done to it. The image has some 300 KiB of metadata and 1 MiB of
 // data, and a sound one takes a tenth of this.
 const (
 	maxRead  = 256 << 20 // bytes read from the device

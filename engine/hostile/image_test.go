@@ -102,7 +102,7 @@ func fill(ctx context.Context, fs *engine.FS) error {
 	for i := range 60 {
 		ino, err := tree.Create(ctx, inode.RootDir, fmt.Sprint("file", i), inode.Attr{Mode: 0o644})
 		if err == nil {
-			_, err = tree.WriteAt(ctx, ino, make([]byte, []int{1500, 20000, 130000}[i%3]), 0)
+			_, err = tree.WriteAt(ctx, ino, make([]byte, []int{1500, 5000, 40000}[i%3]), 0)
 		}
 		if err == nil && i%5 == 0 {
 			err = tree.SetXattr(ctx, ino, "user.x", []byte("value"), 0)
