@@ -4,7 +4,7 @@
 # root. Smaller or other sizes by environment:
 #
 #   PEERS_ROUNDS=5  PEERS_EMPTY=10737418240  PEERS_FILES=20000  PEERS_SNAPSHOTS=200  PEERS_BYTES=1073741824
-#   PEERS_CHECK_FILES=200000  PEERS_CHECK_SNAPSHOTS=100
+#   PEERS_CHECK_FILES=200000  PEERS_CHECK_SNAPSHOTS=100  PEERS_SEND_FILES=0 (0: PEERS_SOURCE is sent)
 #   PEERS_SOURCE=GOROOT/src  PEERS_DIR=/tmp  PEERS_LOOP_DIRECT_IO=off  PEERS_ONLY=mkfs-empty,create-4k
 #   PEERS_QUICK=1   small sizes, to see that it works
 #
@@ -37,5 +37,6 @@ trap 'rm -rf "$bin"' EXIT
   -bytes "${PEERS_BYTES:-1073741824}" \
   -check-files "${PEERS_CHECK_FILES:-200000}" \
   -check-snapshots "${PEERS_CHECK_SNAPSHOTS:-100}" \
+  -send-files "${PEERS_SEND_FILES:-0}" \
   -loop-direct-io "${PEERS_LOOP_DIRECT_IO:-off}" \
   -only "${PEERS_ONLY:-}"

@@ -106,7 +106,12 @@ func (b *bench) warm() error {
 	if b.source == "" {
 		return errors.New("no --source directory was given")
 	}
-	return filepath.WalkDir(b.source, func(p string, d os.DirEntry, err error) error {
+	return readAll(b.source)
+}
+
+// readAll reads the files below a directory.
+func readAll(dir string) error {
+	return filepath.WalkDir(dir, func(p string, d os.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}

@@ -27,7 +27,8 @@ const (
 type kernelFS struct {
 	img, loop, dir string
 	loopDIO        string
-	source         string // path of the subvolume
+	source         string  // path of the subvolume
+	flags          uintptr // of mount(2)
 }
 
 // withKernel runs fn on a new file system. fn times what it wants timed.
@@ -64,7 +65,7 @@ func (k *kernelFS) mount(ctx context.Context) (err error) {
 	if k.loop, err = tool(ctx, "losetup", "--find", "--show", "--direct-io="+k.loopDIO, k.img); err != nil {
 		return err
 	}
-	if err := unix.Mount(k.loop, k.dir, "btrfs", 0, ""); err != nil {
+	if err := unix.Mount(k.loop, k.dir, "btrfs", k.flags, ""); err != nil {
 		return errors.Join(fmt.Errorf("mount %s: %w", k.loop, err), k.detach())
 	}
 	return nil

@@ -1,8 +1,8 @@
 // Peers measures the engine side by side with btrfs-progs and the kernel; peers.sh runs it.
 //
 // Every comparison is made in rounds, both sides in each round, in alternating order, each on an image of its own that
-// was made for the run; only check, which changes nothing, has one image for both. What is timed ends durable on both sides: fsync or syncfs there, a commit here. Where a side is
-// a command its start is included. The result is the ratio of the times, theirs to ours, so above 1 we are faster.
+// was made for the run; only check and send, which change nothing, have one image for both. What is timed ends durable on
+// both sides: fsync or syncfs there, a commit here. Where a side is a command its start is included. The result is the ratio of the times, theirs to ours, so above 1 we are faster.
 //
 // The kernel's side is btrfs on a loop device whose image lies in the same directory as ours; it needs root.
 package main
@@ -31,6 +31,7 @@ type config struct {
 	loopDIO   string
 
 	checkFiles, checkSnapshots int // in the image that is checked
+	sendFiles                  int // in the image that is sent; 0 for the source directory
 }
 
 // comparison is one line of the report. Each side prepares untimed and returns what it timed.
@@ -54,6 +55,11 @@ var comparisons = []comparison{
 	{"write-seq", "MB", megabytes, true, oursWrite, theirsWrite},
 	{"check", "check", one, false, oursCheck, theirsCheck},
 	{"read-cold", "MB", megabytes, true, oursRead, theirsRead},
+	sendComparison("send-warm", sendKind{}),
+	sendComparison("send-cold", sendKind{cold: true}),
+	sendComparison("send-no-data", sendKind{noData: true}),
+	sendComparison("send-incremental", sendKind{incremental: true}),
+	{"receive", "receive", one, true, oursReceive, theirsReceive},
 }
 
 func one(*config) float64             { return 1 }
@@ -83,6 +89,7 @@ func run(ctx context.Context) (err error) {
 	flag.Int64Var(&c.bytes, "bytes", 1<<30, "`bytes` written and read sequentially")
 	flag.IntVar(&c.checkFiles, "check-files", 200_000, "files in the image that is checked")
 	flag.IntVar(&c.checkSnapshots, "check-snapshots", 100, "snapshots in the image that is checked")
+	flag.IntVar(&c.sendFiles, "send-files", 0, "made-up files in the image that is sent; 0: the source directory")
 	flag.StringVar(&c.loopDIO, "loop-direct-io", "off", "direct I/O of the kernel's loop device, on or off")
 	flag.StringVar(&only, "only", "", "comma-separated `names` of comparisons; empty: all")
 	flag.Parse()

@@ -36,7 +36,7 @@ func TestSides(t *testing.T) {
 		})
 	}
 	left, err := os.ReadDir(b.dir)
-	if err != nil || len(left) != 2 { // the command, and the image that was checked
+	if err != nil || len(left) != 4 { // the command, the images that were checked and sent, and a stream
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 }

@@ -14,6 +14,8 @@ type bench struct {
 	config
 	n       int    // images made so far
 	checked string // the image of oursCheck and theirsCheck, once it is made
+
+	sent, streamed string // the image that is sent, and a stream of it, once they are made
 }
 
 // measure is what one side's run has shown.
