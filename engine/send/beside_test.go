@@ -45,7 +45,7 @@ func (l *lab) Trace(e trace.Event) {
 
 func newLab(t testing.TB, files int) *lab {
 	t.Helper()
-	l := &lab{TB: t, mem: disk.NewMem(filepath.Base(t.Name()), 512<<20)}
+	l := &lab{TB: t, mem: disk.NewMem(filepath.Base(t.Name()), 160<<20)}
 	fo := engine.FormatOptions{Options: mkfs.Default(), OpenOptions: engine.OpenOptions{Tracer: l}}
 	var err error
 	l.fs, err = engine.FormatDevice(t.Context(), l.mem, fo)
@@ -118,6 +118,24 @@ func (l *lab) close() {
 	oracle.Check(l, path)
 }
 
+// fill makes the space for tree blocks so scarce that addresses come round again soon.
+func (l *lab) fill() {
+	l.Helper()
+	tree := l.subvolume("filler")
+	for i := 0; ; i++ {
+		ino, err := tree.Create(l.Context(), inode.RootDir, fmt.Sprint(i), inode.Attr{})
+		l.must(err)
+		_, err = tree.WriteAt(l.Context(), ino, make([]byte, 2000), 0)
+		l.must(err)
+		if i%500 == 0 {
+			l.must(l.fs.Commit(l.Context()))
+			if u := l.fs.Usage().Metadata; u.Free() < 10<<20 {
+				return
+			}
+		}
+	}
+}
+
 // storm takes a snapshot of a subvolume, deletes the one before, and makes blocks of another tree until one of them has
 // taken the address of the root that has gone.
 func (l *lab) storm(path string, root ondisk.Logical) error {
@@ -172,6 +190,9 @@ func TestStorm(t *testing.T) {
 		{"incremental", 170, engine.SendOptions{Path: "/t", ParentPath: "/s"}},
 	} {
 		for _, p := range commitview.Policies() {
+			if raceDetector && c.name == "incremental" {
+				continue // minutes; TestMany and TestBlocked are incremental, too
+			}
 			t.Run(c.name+"/"+p.String(), func(t *testing.T) { stormOne(t, c.files, c.o, p) })
 		}
 	}
@@ -179,6 +200,7 @@ func TestStorm(t *testing.T) {
 
 func stormOne(t *testing.T, files int, o engine.SendOptions, p commitview.Policy) {
 	l := newLab(t, files)
+	l.fill()
 	var quiet, loud bytes.Buffer
 	l.must(l.send(&quiet, o))
 	var counters commitview.Counters
@@ -189,7 +211,7 @@ func stormOne(t *testing.T, files int, o engine.SendOptions, p commitview.Policy
 	var failed error
 	every, searches, least := 1, 0, 100
 	if raceDetector { // it takes its time
-		every, least = 10, 8
+		every, least = 4, 20
 	}
 	storm := func(e trace.Event) {
 		if e.Kind != trace.CommitRootAcquired || e.Root != sent || !busy.CompareAndSwap(false, true) {
@@ -210,7 +232,7 @@ func stormOne(t *testing.T, files int, o engine.SendOptions, p commitview.Policy
 	}
 	t.Logf("%d snapshots, %d bytes, %d mismatches, %v", l.n, loud.Len(), mismatches, err)
 	if p == commitview.Shared {
-		if mismatches == 0 || err == nil && bytes.Equal(quiet.Bytes(), loud.Bytes()) {
+		if mismatches == 0 || err == nil {
 			t.Errorf("the race has not shown: %d mismatches, %v", mismatches, err)
 		}
 	} else {

@@ -131,6 +131,9 @@ func Send(ctx context.Context, fs FS, w io.Writer, o Options) (err error) {
 	if o.Stats == nil {
 		o.Stats = new(Stats)
 	}
+	if o.Counters == nil {
+		o.Counters = new(commitview.Counters)
+	}
 	ids := append([]ondisk.TreeID{o.Subvol}, o.CloneSources...)
 	if o.Parent != 0 {
 		ids = append(ids, o.Parent)
@@ -152,8 +155,13 @@ func Send(ctx context.Context, fs FS, w io.Writer, o Options) (err error) {
 		return err
 	}
 	o.Stats.Started.Add(1)
+	before := o.Counters.Stats()[commitview.Shared].Mismatches
 	if err := s.run(ctx, fs, w, name); err != nil {
 		return fmt.Errorf("send subvolume %d: %w", o.Subvol, err)
+	}
+	if n := o.Counters.Stats()[commitview.Shared].Mismatches - before; n > 0 {
+		return fmt.Errorf("send subvolume %d: %d blocks were other trees' while they were read under policy shared: do not trust the stream",
+			o.Subvol, n)
 	}
 	o.Stats.Completed.Add(1)
 	return nil
