@@ -109,6 +109,8 @@ func (c *client) judge(o op, n *note, v *vol, got, want error) (ok bool, err err
 	switch {
 	case errors.Is(got, fserr.ErrAborted), got != nil && c.w.fs.DB().Err() != nil:
 		return false, errStop
+	case c.w.plan.writes && faulty(got): // a write behind somebody's back has failed, and the abort is about to follow
+		return false, errStop
 	case got == nil && want == nil:
 		c.counts.done[o.kind].Add(1)
 		return true, nil
