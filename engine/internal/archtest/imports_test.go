@@ -28,7 +28,7 @@ const (
 // import each other. A name stands for the packages below it too, which may import each other; engine alone does not.
 var layers = [][]string{
 	{"cmd/imgtool"},
-	{"bench", "engine/e2e", "engine/crashsim", "engine/hostile", "engine/modeltest"},
+	{"bench", "engine/e2e", "engine/crashsim", "engine/hostile", "engine/modeltest", "engine/sendtest"},
 	{"engine"},
 	{"engine/metrics"},
 	{"engine/rescue"},

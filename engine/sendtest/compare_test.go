@@ -1,0 +1,142 @@
+package sendtest
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+	"testing"
+
+	"imgtool/engine/sendstream"
+)
+
+// likeness is how close our stream is to the kernel's of the same snapshots. All kinds of difference that are accepted
+// stand here, each with its reason; whatever else differs is a failure.
+type likeness int
+
+const (
+	// sameBytes: as it should be.
+	sameBytes likeness = iota
+	// sameRanges: the same commands in the same order, but data comes in other pieces or from another place. Where a file
+	// has several places with the same data any of them may be cloned from, and what is cloned in one piece from one may
+	// take two from another.
+	sameRanges
+	// shortInline: the kernel forgets what follows a compressed inline extent that unpacks to less than its range: data
+	// behind it, or the file's size. What it sends is not what the snapshot holds; ours is, as the manifests tell.
+	shortInline
+	different
+)
+
+func (l likeness) String() string {
+	return [...]string{"the same bytes", "data from another place", "inline extents the kernel cuts short", "different"}[l]
+}
+
+// commands parses a stream.
+func commands(t testing.TB, stream []byte) (list []sendstream.Command) {
+	t.Helper()
+	r := sendstream.NewReader(bytes.NewReader(stream))
+	must(t, r.Begin())
+	for {
+		c, err := r.Next()
+		must(t, err)
+		own := sendstream.Command{Cmd: c.Cmd, Offset: c.Offset}
+		for _, a := range c.Attrs {
+			own.Attrs = append(own.Attrs, sendstream.Attr{Type: a.Type, Value: bytes.Clone(a.Value)})
+		}
+		list = append(list, own)
+		if c.Cmd == sendstream.CmdEnd {
+			return list
+		}
+	}
+}
+
+// line is a command as it is compared: data as the range of a file that it brings.
+type line struct {
+	text     string // of what is no data
+	path     string // of data and truncate
+	from, to uint64
+}
+
+func (l line) String() string {
+	if l.text != "" {
+		return l.text
+	}
+	return fmt.Sprintf("data %q [%d, %d)", l.path, l.from, l.to)
+}
+
+// lines puts data of one file that follows data of the same file together.
+func lines(list []sendstream.Command) (out []line) {
+	for i := range list {
+		c := &list[i]
+		l := line{path: c.String(sendstream.AttrPath), from: c.Uint(sendstream.AttrFileOffset)}
+		switch c.Cmd {
+		case sendstream.CmdWrite:
+			l.to = l.from + uint64(len(c.Bytes(sendstream.AttrData)))
+		case sendstream.CmdClone:
+			l.to = l.from + c.Uint(sendstream.AttrCloneLen)
+		case sendstream.CmdUpdateExtent:
+			l.to = l.from + c.Uint(sendstream.AttrSize)
+		case sendstream.CmdEncodedWrite:
+			l.to = l.from + c.Uint(sendstream.AttrUnencodedFileLen)
+		default:
+			l.text = fmt.Sprintf("%v", c.Cmd)
+			for _, a := range c.Attrs {
+				l.text += fmt.Sprintf(" %v=%q", a.Type, a.Value)
+			}
+			if c.Cmd != sendstream.CmdTruncate {
+				l.path = ""
+			}
+		}
+		if n := len(out); l.text == "" && n > 0 && out[n-1].text == "" && out[n-1].path == l.path && out[n-1].to == l.from {
+			out[n-1].to = l.to
+			continue
+		}
+		out = append(out, l)
+	}
+	return out
+}
+
+// cutShort are the files whose data begins with a compressed inline extent.
+func cutShort(list []sendstream.Command) map[string]bool {
+	files := map[string]bool{}
+	for i := range list {
+		c := &list[i]
+		if c.Cmd == sendstream.CmdEncodedWrite && c.Uint(sendstream.AttrFileOffset) == 0 && c.Uint(sendstream.AttrUnencodedFileLen) < 4096 {
+			files[c.String(sendstream.AttrPath)] = true
+		}
+	}
+	return files
+}
+
+// compare returns how alike our stream and the kernel's are, and the first lines that differ.
+func compare(t testing.TB, ours, kernels []byte) (likeness, string) {
+	t.Helper()
+	if bytes.Equal(ours, kernels) {
+		return sameBytes, ""
+	}
+	a, b := commands(t, ours), commands(t, kernels)
+	x, y := lines(a), lines(b)
+	if slices.Equal(x, y) {
+		return sameRanges, ""
+	}
+	where := firstDifference(x, y)
+	short := cutShort(b)
+	forgotten := func(l line) bool { return short[l.path] && l.path != "" }
+	if slices.Equal(slices.DeleteFunc(x, forgotten), slices.DeleteFunc(y, forgotten)) {
+		return shortInline, where
+	}
+	return different, where
+}
+
+func firstDifference(ours, kernels []line) string {
+	i := 0
+	for i < min(len(ours), len(kernels)) && ours[i] == kernels[i] {
+		i++
+	}
+	window := func(l []line) (s string) {
+		for _, l := range l[max(0, min(i, len(l))-4):min(i+5, len(l))] {
+			s += "    " + l.String() + "\n"
+		}
+		return s
+	}
+	return fmt.Sprintf("from line %d:\nours:\n%sthe kernel's:\n%s", i, window(ours), window(kernels))
+}

@@ -1,0 +1,173 @@
+package sendtest
+
+import (
+	"bytes"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"imgtool/engine"
+	"imgtool/engine/internal/oracle"
+	"imgtool/engine/mkfs"
+	"imgtool/engine/sendstream"
+)
+
+// TestKernelToOurs receives what the kernel sends: our manifests and the kernel's of what was received equal the
+// source's, btrfs check and imgtool check find nothing, and the kernel goes on from what was received, and sends that
+// incrementally on top of it, which is received again.
+func TestKernelToOurs(t *testing.T) {
+	oracle.NeedRoot(t)
+	n, pairs := batches()
+	seed := testSeed(t)
+	total := 0
+	for i := range n {
+		c := configOf(seed, i, pairs)
+		t.Run(fmt.Sprint(i), func(t *testing.T) { kernelToOurs(t, c) })
+		total += pairs
+	}
+	t.Logf("%d pairs", total)
+}
+
+func kernelToOurs(t *testing.T, c config) {
+	streams := map[*pair][][]byte{}
+	s := makeSource(t, c, func(m *oracle.Mounted, p *pair) {
+		streams[p] = [][]byte{m.KernelSend(p.prefix+"a", "", c.flags()...), m.KernelSend(p.prefix+"b", p.prefix+"a", c.flags()...)}
+	})
+	mem, fs := newMem(t, mkfs.Default())
+	for _, p := range s.pairs {
+		r := &reception{pair: p, fs: fs}
+		for i, letter := range []string{"a", "b"} {
+			r.receive(t, letter, streams[p][i])
+		}
+	}
+	must(t, fs.Close())
+	if t.Failed() {
+		return
+	}
+	path := filepath.Join(t.TempDir(), "received")
+	must(t, mem.WriteFile(path))
+	oracle.Check(t, path)
+	goOn(t, s, path)
+}
+
+// reception is how one pair is received by us.
+type reception struct {
+	*pair
+	fs      *engine.FS
+	streams [][]byte // so far
+	broken  bool     // by a stream that nobody can receive
+}
+
+// receive receives one snapshot and compares it with the source.
+func (r *reception) receive(t *testing.T, letter string, stream []byte) {
+	t.Helper()
+	if r.broken {
+		return
+	}
+	r.streams = append(r.streams, stream)
+	if _, err := r.fs.Receive(t.Context(), bytes.NewReader(stream), engine.ReceiveOptions{}); err != nil {
+		r.broken = true
+		if _, kernels := r.byKernel(t, letter); kernels == nil {
+			r.fail(t, "receive %s: %v", letter, err)
+		} else {
+			t.Logf("pair of seed %d, %s: the kernel does not receive its own stream either: %v, %v", r.seed, letter, err, kernels)
+		}
+		delete(r.manifests, letter)
+		return
+	}
+	if !setsRootTimes(t, stream) {
+		r.manifests[letter] = noRootTime(r.manifests[letter])
+	}
+	got := r.seen(ours(t, r.fs, r.prefix+letter), letter)
+	diff := oracle.ManifestDiff(got, r.manifests[letter])
+	if diff == "" {
+		return
+	}
+	// If the kernel makes the same of the stream, then the fault is the stream's, and that is what we are to make of it.
+	kernels, err := r.byKernel(t, letter)
+	if err != nil {
+		r.fail(t, "%s: ours (-), the source (+), and the kernel refuses the stream, %v:\n%s", letter, err, diff)
+		return
+	}
+	kernels = r.seen(kernels, letter)
+	if d := oracle.ManifestDiff(got, kernels); d != "" {
+		r.fail(t, "%s: ours (-), the source (+):\n%s\nours (-), received by the kernel (+):\n%s", letter, diff, d)
+		return
+	}
+	r.manifests[letter] = kernels
+	t.Logf("pair of seed %d, %s: received (-) unlike the source (+), by the kernel too:\n%s", r.seed, letter, diff)
+}
+
+// seen is a manifest of the received snapshot as it is to be compared with the expected one.
+func (p *pair) seen(m []byte, letter string) []byte {
+	if bytes.Contains(p.manifests[letter], rootNoTime) {
+		return noRootTime(m)
+	}
+	return m
+}
+
+var (
+	rootTime   = regexp.MustCompile(`(?m)^({"path":".",.*"mtime":)\d+`)
+	rootNoTime = []byte(`"mtime":"now"`)
+)
+
+func noRootTime(m []byte) []byte { return rootTime.ReplaceAll(m, []byte(`${1}"now"`)) }
+
+// setsRootTimes reports whether a stream sets the times of the top directory. The kernel's does not where that has not
+// changed, though the temporary names that it makes there do change it on the other side.
+func setsRootTimes(t *testing.T, stream []byte) bool {
+	t.Helper()
+	for _, c := range commands(t, stream) {
+		if c.Cmd == sendstream.CmdUtimes && c.String(sendstream.AttrPath) == "" {
+			return true
+		}
+	}
+	return false
+}
+
+// byKernel is the manifest of what the kernel makes of the streams so far, and its error.
+func (r *reception) byKernel(t *testing.T, letter string) ([]byte, error) {
+	t.Helper()
+	img := filepath.Join(t.TempDir(), "kernel")
+	oracle.Mkfs(t, img, imageSize)
+	m := oracle.Mount(t, img)
+	defer m.Unmount()
+	for _, s := range r.streams {
+		if err := m.KernelReceiveErr("", s); err != nil {
+			return nil, err
+		}
+	}
+	return linked(m.ManifestOf(r.prefix + letter)), nil
+}
+
+// goOn lets the kernel mount what was received, change it, and send the changes from the received snapshots; those go
+// into another image.
+func goOn(t *testing.T, s *source, path string) {
+	m := oracle.Mount(t, path)
+	mem, fs := newMem(t, mkfs.Default())
+	for _, p := range s.pairs {
+		for letter, want := range p.manifests {
+			if diff := oracle.ManifestDiff(p.seen(linked(m.ManifestOf(p.prefix+letter)), letter), want); diff != "" {
+				p.fail(t, "%s: the kernel's (-), the source (+):\n%s", letter, diff)
+			}
+		}
+		if p.manifests["b"] == nil {
+			continue
+		}
+		if err := makePair(&kernelMaker{m: m}, p.prefix, "b", p.tail, false); err != nil {
+			p.fail(t, "%v\nmore operations:\n%s", err, text(p.tail))
+			continue
+		}
+		p.manifests["c"] = linked(m.ManifestOf(p.prefix + "c"))
+		r := &reception{pair: p, fs: fs}
+		r.receive(t, "a", m.KernelSend(p.prefix+"a", "", s.flags()...))
+		r.receive(t, "b", m.KernelSend(p.prefix+"b", p.prefix+"a", s.flags()...))
+		r.receive(t, "c", m.KernelSend(p.prefix+"c", p.prefix+"b", s.flags()...))
+	}
+	m.Unmount()
+	must(t, fs.Close())
+	again := filepath.Join(t.TempDir(), "again")
+	must(t, mem.WriteFile(again))
+	oracle.Check(t, again)
+}
