@@ -3,6 +3,7 @@ package sendtest
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 )
 
@@ -236,15 +237,8 @@ func (g *gen) exchange(a, b *node) {
 // remove takes away one name, or a whole directory with what is in it.
 func (g *gen) remove(n *node, i int) {
 	for hasKids(n) {
-		for _, k := range n.all()[1:] {
-			for j := range k.places {
-				if k.places[j].dir == n {
-					g.remove(k, j)
-					break
-				}
-			}
-			break
-		}
+		k := n.all()[1]
+		g.remove(k, slices.IndexFunc(k.places, func(p place) bool { return p.dir == n }))
 	}
 	o := op{kind: opRemove, path: n.path(i)}
 	n.detach(n.places[i])

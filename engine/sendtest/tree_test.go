@@ -118,13 +118,12 @@ func (g *gen) dir() *node {
 	return dirs[g.rng.IntN(len(dirs))]
 }
 
-func isDir(n *node) bool    { return n.typ == typDir }
-func notDir(n *node) bool   { return n.typ != typDir }
-func isFile(n *node) bool   { return n.typ == typFile }
-func hasData(n *node) bool  { return n.typ == typFile && n.size > 0 }
-func hasKids(n *node) bool  { return len(n.kids) > 0 }
-func isEmpty(n *node) bool  { return n.typ == typDir && len(n.kids) == 0 }
-func isLinked(n *node) bool { return len(n.places) > 1 }
+func isDir(n *node) bool   { return n.typ == typDir }
+func notDir(n *node) bool  { return n.typ != typDir }
+func isFile(n *node) bool  { return n.typ == typFile }
+func hasData(n *node) bool { return n.typ == typFile && n.size > 0 }
+func hasKids(n *node) bool { return len(n.kids) > 0 }
+func isEmpty(n *node) bool { return n.typ == typDir && len(n.kids) == 0 }
 
 // names that all directories draw from, so that the same name means different things at different times and places.
 var names = []string{"a", "b", "c", "d", "e", "f", "g", "h", "o257-5-0", "x y", "ü", strings.Repeat("long", 30)}
