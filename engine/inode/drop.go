@@ -6,9 +6,17 @@ import (
 	"imgtool/engine/ondisk"
 )
 
-// apply carries out a plan. keep is the offset of an item that is about to be replaced by another with the same key,
-// which saves a deletion; noKeep for none.
-func (o *op) apply(ctx context.Context, ino ondisk.ObjectID, p *dropPlan, keep uint64) error {
+// apply carries out a plan.
+func (o *op) apply(ctx context.Context, ino ondisk.ObjectID, p *dropPlan) error {
+	if err := o.applyItems(ctx, ino, p, noKeep); err != nil {
+		return err
+	}
+	return o.applyRefs(ino, p)
+}
+
+// applyItems changes a plan's items. keep is the offset of an item that is about to be replaced by another with the same
+// key, which saves a deletion; noKeep for none.
+func (o *op) applyItems(ctx context.Context, ino ondisk.ObjectID, p *dropPlan, keep uint64) error {
 	t := o.t
 	del := p.deletes
 	if len(del) > 0 && del[0] == keep {
@@ -36,6 +44,13 @@ func (o *op) apply(ctx context.Context, ino ondisk.ObjectID, p *dropPlan, keep u
 			return err
 		}
 	}
+	return nil
+}
+
+// applyRefs queues a plan's reference changes, when all its items, kept ones included, have been changed: a reference in
+// this tree's name may be there only since the leaf was copied for that, and what drops it may run at once.
+func (o *op) applyRefs(ino ondisk.ObjectID, p *dropPlan) error {
+	t := o.t
 	// References come before others go: an extent that is cut in two never looks unreferenced.
 	for _, r := range p.adds {
 		if err := t.cfg.Store.AddDataRef(o.tx, r.addr, r.n, t.id, ino, r.offset, false); err != nil {
@@ -103,7 +118,7 @@ func (o *op) replace(ctx context.Context, ino ondisk.ObjectID, exts []Extent, st
 	if len(with) > 0 && len(p.deletes) > 0 && p.deletes[0] == with[0].Start {
 		keep = with[0].Start
 	}
-	if err := o.apply(ctx, ino, &p, keep); err != nil {
+	if err := o.applyItems(ctx, ino, &p, keep); err != nil {
 		return 0, err
 	}
 	delta := -int64(p.bytes)
@@ -127,5 +142,5 @@ func (o *op) replace(ctx context.Context, ino ondisk.ObjectID, exts []Extent, st
 			return 0, o.t.at(ino, err)
 		}
 	}
-	return delta, nil
+	return delta, o.applyRefs(ino, &p)
 }

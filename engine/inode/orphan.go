@@ -104,7 +104,7 @@ func (o *op) removeExtents(ctx context.Context, ino ondisk.ObjectID, exts []Exte
 	}
 	o.start(ctx)
 	p := planDrop(exts, 0, exts[len(exts)-1].span())
-	return o.apply(ctx, ino, &p, noKeep)
+	return o.apply(ctx, ino, &p)
 }
 
 // noteRemoved keeps nbytes exact between the operations of an eviction.
