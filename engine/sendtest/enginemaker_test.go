@@ -100,6 +100,9 @@ func (e *engineMaker) do(o op) error {
 	if err != nil {
 		return err
 	}
+	if err := e.attrs(o, ino); err != nil {
+		return err
+	}
 	switch o.kind {
 	case opWrite:
 		return e.write(o, ino)
@@ -124,6 +127,9 @@ func (e *engineMaker) do(o op) error {
 	case opUnxattr:
 		return e.tree.RemoveXattr(e.ctx, ino, o.name)
 	case opChmod:
+		if _, err := e.tree.Xattr(e.ctx, ino, accessACL); err == nil {
+			return nil // would change the ACL, too, below a mount
+		}
 		return e.tree.Chmod(e.ctx, ino, uint32(o.n))
 	case opChown:
 		return e.tree.Chown(e.ctx, ino, uint32(o.n), uint32(o.off))
@@ -140,6 +146,40 @@ func (e *engineMaker) do(o op) error {
 		return e.tree.SetFlags(e.ctx, ino, flags)
 	}
 	return fmt.Errorf("no such operation")
+}
+
+const accessACL = "system.posix_acl_access"
+
+// attrs makes the changes of mode and xattrs that Linux makes along with an operation, below any mount. Without them there
+// would be states that no stream can bring about on the other side: an ACL and a mode that say different things, or a
+// set-user-ID bit or a capability that a change of owner has left alone.
+func (e *engineMaker) attrs(o op, ino ondisk.ObjectID) error {
+	it, err := e.tree.Inode(e.ctx, ino)
+	if err != nil {
+		return err
+	}
+	mode, file := it.Mode(), it.Mode()&ondisk.ModeFmt == ondisk.ModeReg
+	switch {
+	case o.kind == opXattr && o.name == accessACL:
+		mode = mode&^0o777 | 0o664 // what posixACL says: owner, mask, others
+	case o.kind == opChown && mode&ondisk.ModeFmt != ondisk.ModeDir:
+		mode &^= 0o4000
+		if mode&0o010 != 0 {
+			mode &^= 0o2000
+		}
+	}
+	if mode != it.Mode() {
+		if err := e.tree.Chmod(e.ctx, ino, mode&0o7777); err != nil {
+			return err
+		}
+	}
+	switch o.kind {
+	case opWrite, opTruncate, opFallocate, opPunch, opClone, opChown:
+		if err := e.tree.RemoveXattr(e.ctx, ino, "security.capability"); file && err != nil && !errors.Is(err, fserr.ErrNoData) {
+			return err
+		}
+	}
+	return nil
 }
 
 // name carries out what changes names.
