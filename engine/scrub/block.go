@@ -21,6 +21,10 @@ type want struct {
 	keyed bool // roots have nobody who knows their first key
 	at    uint64
 	devid uint64
+
+	// Where the block leads, noted by the goroutine that visits it, and followed when its wave is done. Those that are half
+	// deleted come last.
+	kids, halfDeleted []*want
 }
 
 // errNoGood is why nothing was repaired.

@@ -56,6 +56,14 @@ func (s *scrubber) walk(ctx context.Context, roots ...*want) error {
 		if err := each(ctx, s.o.Depth, wave, s.block); err != nil {
 			return err
 		}
+		// In the order of the wave: of pointers that disagree it is always the same one that counts.
+		for _, w := range wave {
+			for _, k := range w.kids {
+				s.lead(k)
+			}
+			s.later = append(s.later, w.halfDeleted...)
+			w.kids, w.halfDeleted = nil, nil
+		}
 	}
 	return nil
 }
@@ -89,7 +97,7 @@ func (s *scrubber) visit(w *want, b ondisk.Block) error {
 		if i+1 < n && b.Key(i+1).Compare(w.from) <= 0 {
 			continue // deleted already; its blocks may be in use by others
 		}
-		s.lead(&want{
+		w.kids = append(w.kids, &want{
 			addr: b.BlockPtr(i), gen: b.PtrGeneration(i), key: b.Key(i), from: w.from, tree: w.tree, level: w.level - 1, keyed: true,
 		})
 	}
@@ -124,7 +132,7 @@ func (s *scrubber) leaf(w *want, b ondisk.Block) error {
 				return err
 			}
 		case (w.tree == ondisk.RootTree || w.tree == ondisk.TreeLogTree) && key.Type == ondisk.RootItemKey:
-			s.root(key, b.Item(i))
+			w.root(key, b.Item(i))
 		case w.tree == ondisk.ExtentTree && key.Type == ondisk.ExtentItemKey:
 			if it := b.Item(i); len(it) >= ondisk.ExtentItemSize && ondisk.AsExtentItem(it).Flags()&ondisk.ExtentFlagData != 0 {
 				s.mu.Lock()
@@ -136,8 +144,8 @@ func (s *scrubber) leaf(w *want, b ondisk.Block) error {
 	return nil
 }
 
-// root goes on to the tree of a root item.
-func (s *scrubber) root(key ondisk.Key, item []byte) {
+// root notes the tree of a root item.
+func (w *want) root(key ondisk.Key, item []byte) {
 	if len(item) < treecheck.LegacyRootItemSize {
 		return // treecheck lets none through
 	}
@@ -145,13 +153,11 @@ func (s *scrubber) root(key ondisk.Key, item []byte) {
 	if r.Bytenr() == 0 {
 		return
 	}
-	w := &want{addr: r.Bytenr(), gen: r.Generation(), tree: ondisk.TreeID(key.ObjectID), level: r.Level()}
-	if p := r.DropProgress(); p != (ondisk.Key{}) && w.tree != ondisk.TreeRelocTree {
-		w.from = p
-		s.mu.Lock()
-		s.later = append(s.later, w)
-		s.mu.Unlock()
+	k := &want{addr: r.Bytenr(), gen: r.Generation(), tree: ondisk.TreeID(key.ObjectID), level: r.Level()}
+	if p := r.DropProgress(); p != (ondisk.Key{}) && k.tree != ondisk.TreeRelocTree {
+		k.from = p
+		w.halfDeleted = append(w.halfDeleted, k)
 		return
 	}
-	s.lead(w)
+	w.kids = append(w.kids, k)
 }
