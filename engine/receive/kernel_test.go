@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"imgtool/engine/internal/mutate"
 	"imgtool/engine/internal/oracle"
 	"imgtool/engine/receive"
 )
@@ -24,11 +25,11 @@ func kernelPairs(t *testing.T, seed int64, n int, mount, flags []string) []pair 
 	m := oracle.Mount(t, img, oracle.Opts(mount...))
 	defer m.Unmount()
 	m.KernelSubvolume("a")
-	mut := newMutator(t, seed, 0, m.Path("a"))
+	mut := mutate.New(t, seed, 0, m.Path("a"))
 	var pairs []pair
 	parent := ""
 	for i := range n {
-		mut.steps(120)
+		mut.Steps(120)
 		if i == 0 { // one file that is surely compressed, if any is
 			if err := os.WriteFile(m.Path("a", "zeros"), make([]byte, 100000), 0o644); err != nil {
 				t.Fatal(err)
@@ -39,7 +40,7 @@ func kernelPairs(t *testing.T, seed int64, n int, mount, flags []string) []pair 
 		pairs = append(pairs, pair{name, m.KernelSend(name, parent, flags...), noInos(m.ManifestOf(name))})
 		parent = name
 	}
-	t.Logf("%v", mut.done)
+	t.Logf("%v", mut.Done)
 	return pairs
 }
 
@@ -111,7 +112,7 @@ func kernelStreams(t *testing.T, pairs []pair, o receive.Options, keeps bool) {
 	}
 	// The kernel's streams of what we have received, the last with a change of its own, go into another image.
 	m.KernelSnapshot("s2", "w", false)
-	newMutator(t, 1, 10000, m.Path("w")).steps(40)
+	mutate.New(t, 1, 10000, m.Path("w")).Steps(40)
 	m.KernelSnapshot("w", "s3", true)
 	streams := [][]byte{m.KernelSend("s0", ""), m.KernelSend("s2", "s0"), m.KernelSend("s3", "s2")}
 	want := noInos(m.ManifestOf("s3"))

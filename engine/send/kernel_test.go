@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"imgtool/engine"
+	"imgtool/engine/internal/mutate"
 	"imgtool/engine/internal/oracle"
 	"imgtool/engine/send"
 )
@@ -47,7 +48,7 @@ func noInos(m []byte) []byte { return inoField.ReplaceAll(m, nil) }
 // making is how kernelSnapshots makes them.
 type making struct {
 	n, steps int
-	only     string // operations, see mutator
+	only     string // operations, see mutate.Mutator
 	apart    bool   // not snapshots of one subvolume, but subvolumes of their own: the same numbers are other inodes
 	mkfs     []string
 }
@@ -57,17 +58,17 @@ func kernelSnapshots(t *testing.T, seed int64, k making, mount ...string) *snaps
 	oracle.Mkfs(t, s.image, 512<<20, k.mkfs...)
 	m := oracle.Mount(t, s.image, oracle.Opts(append(mount, "noatime")...))
 	m.KernelSubvolume("a")
-	mut := newMutator(t, seed, 0, m.Path("a"))
-	mut.only = k.only
+	mut := mutate.New(t, seed, 0, m.Path("a"))
+	mut.Only = k.only
 	for i := range k.n {
 		if k.apart && i > 0 {
 			m.KernelSync() // another generation
 			m.KernelSubvolume(fmt.Sprint("a", i))
-			mut.dir, mut.n = m.Path(fmt.Sprint("a", i)), 0
+			mut.Dir, mut.N = m.Path(fmt.Sprint("a", i)), 0
 		}
-		mut.steps(k.steps)
+		mut.Steps(k.steps)
 		name := fmt.Sprint("s", i)
-		m.KernelSnapshot(filepath.Base(mut.dir), name, true)
+		m.KernelSnapshot(filepath.Base(mut.Dir), name, true)
 		s.names = append(s.names, name)
 		s.want[name] = noInos(m.ManifestOf(name))
 	}

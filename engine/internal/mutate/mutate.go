@@ -1,4 +1,5 @@
-package send_test
+// Package mutate makes random changes below a mounted directory, for tests of send and receive.
+package mutate
 
 import (
 	"fmt"
@@ -11,27 +12,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mutator makes random changes below a mounted directory, of the kinds that make incremental streams hard: names that
+// Mutator makes random changes below a mounted directory, of the kinds that make incremental streams hard: names that
 // change places, directories moved into one another, links, replaced files, clones, holes.
-type mutator struct {
-	t    testing.TB
-	rnd  *rand.Rand
-	dir  string
-	n    int
-	done map[string]int // by operation, those that did something
-	only string         // if not empty, the operations that are made, between spaces
+type Mutator struct {
+	Dir  string         // below which it works; may be changed between steps
+	N    int            // of the last new name
+	Done map[string]int // by operation, those that did something
+	Only string         // if not empty, the operations that are made, between spaces
+
+	t   testing.TB
+	rnd *rand.Rand
 }
 
-// newMutator works below dir, with new names that are numbered behind first.
-func newMutator(t testing.TB, seed int64, first int, dir string) *mutator {
-	return &mutator{t: t, n: first, rnd: rand.New(rand.NewPCG(uint64(seed), 5)), dir: dir, done: map[string]int{}}
+// New works below dir, with new names that are numbered behind first.
+func New(t testing.TB, seed int64, first int, dir string) *Mutator {
+	return &Mutator{t: t, N: first, rnd: rand.New(rand.NewPCG(uint64(seed), 5)), Dir: dir, Done: map[string]int{}}
 }
 
 // pick returns a random path below the directory that fits, "" if there is none.
-func (m *mutator) pick(fits func(os.FileInfo) bool) string {
+func (m *Mutator) pick(fits func(os.FileInfo) bool) string {
 	var all []string
-	err := filepath.Walk(m.dir, func(p string, st os.FileInfo, err error) error {
-		if err == nil && p != m.dir && fits(st) {
+	err := filepath.Walk(m.Dir, func(p string, st os.FileInfo, err error) error {
+		if err == nil && p != m.Dir && fits(st) {
 			all = append(all, p)
 		}
 		return err
@@ -50,17 +52,17 @@ func isDir(st os.FileInfo) bool  { return st.IsDir() }
 func isAny(os.FileInfo) bool     { return true }
 
 // fresh is a new name in some directory.
-func (m *mutator) fresh() string {
-	m.n++
+func (m *Mutator) fresh() string {
+	m.N++
 	dir := m.pick(isDir)
 	if dir == "" || m.rnd.IntN(3) == 0 {
-		dir = m.dir
+		dir = m.Dir
 	}
-	return filepath.Join(dir, fmt.Sprintf("n %d", m.n))
+	return filepath.Join(dir, fmt.Sprintf("n %d", m.N))
 }
 
 // data is either random or compressible.
-func (m *mutator) data(n int) []byte {
+func (m *Mutator) data(n int) []byte {
 	b := make([]byte, n)
 	step := 1 + m.rnd.IntN(2)*499
 	for i := 0; i < n; i += step {
@@ -69,8 +71,8 @@ func (m *mutator) data(n int) []byte {
 	return b
 }
 
-// steps makes n changes. What the file system refuses (a directory into itself) is passed over.
-func (m *mutator) steps(n int) {
+// Steps makes n changes. What the file system refuses (a directory into itself) is passed over.
+func (m *Mutator) Steps(n int) {
 	ops := []struct {
 		name string
 		do   func() error
@@ -119,19 +121,19 @@ func (m *mutator) steps(n int) {
 	}
 	for range n {
 		o := ops[m.rnd.IntN(len(ops))]
-		for m.only != "" && !strings.Contains(m.only, " "+o.name+" ") {
+		for m.Only != "" && !strings.Contains(m.Only, " "+o.name+" ") {
 			o = ops[m.rnd.IntN(len(ops))]
 		}
 		if err := o.do(); err == nil {
-			m.done[o.name]++
+			m.Done[o.name]++
 		}
 	}
 }
 
-func (m *mutator) at(size int64) int64 { return m.rnd.Int64N(size + 1) }
+func (m *Mutator) at(size int64) int64 { return m.rnd.Int64N(size + 1) }
 
 // onFile runs fn on an open file.
-func (m *mutator) onFile(fn func(f *os.File, size int64) error) func() error {
+func (m *Mutator) onFile(fn func(f *os.File, size int64) error) func() error {
 	return func() error {
 		f, err := os.OpenFile(m.pick(isFile), os.O_RDWR, 0)
 		if err != nil {
@@ -147,7 +149,7 @@ func (m *mutator) onFile(fn func(f *os.File, size int64) error) func() error {
 }
 
 // clone shares a range of one file with another, or with itself elsewhere; sometimes all of it.
-func (m *mutator) clone(dst *os.File, size int64) error {
+func (m *Mutator) clone(dst *os.File, size int64) error {
 	src, err := os.Open(m.pick(isFile))
 	if err != nil {
 		return err
