@@ -20,13 +20,13 @@ type maker interface {
 	end() error
 }
 
-// makePair carries out the operations. A lenient one passes over those that fail, for lists that are not whole.
-func makePair(m maker, prefix, from string, ops []op, lenient bool) error {
+// makePair carries out the operations. pass tells which failures are passed over; nil passes none.
+func makePair(m maker, prefix, from string, ops []op, pass func(op, error) bool) error {
 	if err := m.begin(prefix, from); err != nil {
 		return err
 	}
 	for i, o := range ops {
-		if err := m.do(o); err != nil && (!lenient || o.kind == opSnapshot) {
+		if err := m.do(o); err != nil && (pass == nil || !pass(o, err)) {
 			return fmt.Errorf("operation %d, %v: %w", i, o, err)
 		}
 	}

@@ -126,7 +126,7 @@ func makeSource(t *testing.T, c config, with func(m *oracle.Mounted, p *pair)) *
 func (s *source) make(t *testing.T, m maker) {
 	t.Helper()
 	for _, p := range s.pairs {
-		if err := makePair(m, p.prefix, "", p.ops, false); err != nil {
+		if err := makePair(m, p.prefix, "", p.ops, nil); err != nil {
 			t.Fatalf("pair of seed %d: %v\n%s", p.seed, err, text(p.ops))
 		}
 	}
