@@ -2,19 +2,16 @@ package send_test
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
-	"strings"
 	"testing"
 
 	"imgtool/engine"
 	"imgtool/engine/internal/mutate"
 	"imgtool/engine/internal/oracle"
+	"imgtool/engine/internal/samestream"
 	"imgtool/engine/send"
 )
 
@@ -100,91 +97,6 @@ func (s *snapshots) sent(t *testing.T, fs *engine.FS, i int, o send.Options) []b
 	return out.Bytes()
 }
 
-// dumped is what btrfs receive --dump makes of a stream.
-func dumped(t *testing.T, stream []byte) []string {
-	t.Helper()
-	cmd := exec.Command("btrfs", "receive", "--dump")
-	cmd.Stdin = bytes.NewReader(stream)
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("btrfs receive --dump: %v", err)
-	}
-	return strings.Split(string(out), "\n")
-}
-
-var dataCommand = regexp.MustCompile(`^(?:write|clone|update_extent|encoded_write) +(.*\S) +offset=(\d+) len=(\d+)(?: unencoded_file_len=(\d+))?`)
-
-// merged replaces writes and clones by the ranges of files that they bring, neighbours joined: where there are several
-// places with the same data any of them may be cloned from, and what is cloned in one piece from one may take two from
-// another.
-func merged(lines []string) []string {
-	var out []string
-	path, from, to := "", uint64(0), uint64(0)
-	flush := func() {
-		if path != "" {
-			out = append(out, fmt.Sprintf("data %s [%d, %d)", path, from, to))
-		}
-		path = ""
-	}
-	for _, l := range lines {
-		m := dataCommand.FindStringSubmatch(l)
-		if m == nil {
-			flush()
-			out = append(out, l)
-			continue
-		}
-		var off, n uint64
-		_, _ = fmt.Sscan(m[2], &off)
-		_, _ = fmt.Sscan(cmp.Or(m[4], m[3]), &n)
-		if m[1] != path || off != to {
-			flush()
-			path, from = m[1], off
-		}
-		to = off + n
-	}
-	flush()
-	return out
-}
-
-// sameCommands reports whether two streams are the same, byte by byte or but for how the data gets there.
-func sameCommands(t *testing.T, a, b []byte) bool {
-	if bytes.Equal(a, b) {
-		return true
-	}
-	x, y := merged(dumped(t, a)), merged(dumped(t, b))
-	short := map[string]bool{}
-	for _, l := range dumped(t, b) {
-		if m := shortInline.FindStringSubmatch(l); m != nil {
-			short[m[1]] = true
-		}
-	}
-	forgotten := func(l string) bool {
-		m := dataOrSize.FindStringSubmatch(l)
-		return m != nil && short[m[1]]
-	}
-	return slices.Equal(slices.DeleteFunc(x, forgotten), slices.DeleteFunc(y, forgotten))
-}
-
-// shortInline is a compressed inline extent, dataOrSize what may follow it: where it unpacks to less than its range the
-// kernel forgets to send the rest, or the file's size, and we do not. The manifests tell who is right.
-var (
-	shortInline = regexp.MustCompile(`^encoded_write +(.*\S) +offset=0 len=\d+ unencoded_file_len=(?:\d{1,3}|[123]\d{3}) `)
-	dataOrSize  = regexp.MustCompile(`^(?:data|truncate) +(.*\S) +(?:\[\d+, \d+\)|size=\d+)$`)
-)
-
-// firstDifference says where two streams differ, as form shows their dumps.
-func firstDifference(form func([]string) []string, t *testing.T, ours, theirs []byte) string {
-	a, b := form(dumped(t, ours)), form(dumped(t, theirs))
-	for i := range min(len(a), len(b)) {
-		if a[i] != b[i] {
-			from := max(0, i-6)
-			return fmt.Sprintf("at line %d of %d and %d\nours:\n%s\nthe kernel's:\n%s", i, len(a), len(b),
-				strings.Join(a[from:min(i+6, len(a))], "\n"), strings.Join(b[from:min(i+6, len(b))], "\n"))
-		}
-	}
-	return fmt.Sprintf("%d and %d lines, %d and %d bytes", len(a), len(b), len(ours), len(theirs))
-}
-
 // TestKernel compares our streams of what the kernel has made with the kernel's own, byte by byte, and lets the kernel
 // receive ours.
 func TestKernel(t *testing.T) {
@@ -242,19 +154,22 @@ func kernelRound(t *testing.T, seed int64, k making, mount string) {
 			ours[name+c.name] = s.sent(t, fs, i, c.o)
 			if bytes.Equal(ours[name+c.name], s.streams[name+c.name]) {
 				sameBytes++
-			} else if !sameCommands(t, ours[name+c.name], s.streams[name+c.name]) {
-				t.Errorf("seed %d: %s of %s: the streams differ: %s", seed, c.name, name, firstDifference(merged, t, ours[name+c.name], s.streams[name+c.name]))
+			} else if l, where := samestream.Compare(t, ours[name+c.name], s.streams[name+c.name]); l == samestream.Different {
+				t.Errorf("seed %d: %s of %s: the streams differ %s", seed, c.name, name, where)
 			} else {
-				t.Logf("seed %d: %s of %s: %s", seed, c.name, name, firstDifference(slices.Clone[[]string], t, ours[name+c.name], s.streams[name+c.name]))
+				t.Logf("seed %d: %s of %s: %v %s", seed, c.name, name, l, where)
 			}
 		}
 	}
 	var out bytes.Buffer
 	err = fs.Send(t.Context(), &out, engine.SendOptions{Path: s.names[len(s.names)-1], ParentPath: s.names[1], ClonePaths: s.names[:2]})
-	if err != nil || !sameCommands(t, out.Bytes(), s.streams["sources"]) {
-		t.Errorf("seed %d: with clone sources: %v, the streams differ: %s", seed, err, firstDifference(merged, t, out.Bytes(), s.streams["sources"]))
-	} else if !bytes.Equal(out.Bytes(), s.streams["sources"]) {
-		t.Logf("seed %d: with clone sources: %s", seed, firstDifference(slices.Clone[[]string], t, out.Bytes(), s.streams["sources"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, where := samestream.Compare(t, out.Bytes(), s.streams["sources"]); l == samestream.Different {
+		t.Errorf("seed %d: with clone sources: the streams differ %s", seed, where)
+	} else if l != samestream.SameBytes {
+		t.Logf("seed %d: with clone sources: %v %s", seed, l, where)
 	}
 	t.Logf("%d of %d streams are the same bytes", sameBytes, len(ours))
 	if err := fs.Close(); err != nil {

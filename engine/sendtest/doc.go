@@ -13,7 +13,7 @@
 //
 // # What is shown
 //
-// TestOurs sends pairs: our streams against the kernel's, command for command (compare_test.go lists what may differ, and
+// TestOurs sends pairs: our streams against the kernel's, command for command (package samestream lists what may differ, and
 // why), received by the kernel and by us. TestKernelToOurs receives what the kernel sends, and lets it go on from there.
 // Manifests of what was received equal those of the sources, up to inode numbers (which names are links of one inode
 // does count). Many pairs share an image and a mount, since those are what takes time.

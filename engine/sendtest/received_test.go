@@ -12,6 +12,7 @@ import (
 
 	"imgtool/engine"
 	"imgtool/engine/internal/oracle"
+	"imgtool/engine/internal/samestream"
 	"imgtool/engine/mkfs"
 	"imgtool/engine/sendstream"
 )
@@ -121,7 +122,7 @@ func noRootTime(m []byte) []byte { return rootTime.ReplaceAll(m, []byte(`${1}"no
 // changed, though the temporary names that it makes there do change it on the other side.
 func setsRootTimes(t *testing.T, stream []byte) bool {
 	t.Helper()
-	for _, c := range commands(t, stream) {
+	for _, c := range samestream.Commands(t, stream) {
 		if c.Cmd == sendstream.CmdUtimes && c.String(sendstream.AttrPath) == "" {
 			return true
 		}

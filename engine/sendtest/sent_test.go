@@ -9,6 +9,7 @@ import (
 
 	"imgtool/engine"
 	"imgtool/engine/internal/oracle"
+	"imgtool/engine/internal/samestream"
 	"imgtool/engine/mkfs"
 	"imgtool/engine/send"
 )
@@ -25,18 +26,18 @@ func TestOurs(t *testing.T) {
 	oracle.NeedRoot(t)
 	n, pairs := batches()
 	seed := testSeed(t)
-	alike := map[likeness]int{}
+	alike := map[samestream.Likeness]int{}
 	for i := range n {
 		c := configOf(seed, i, pairs)
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			sent := sendBoth(t, c)
 			for _, p := range sent {
 				for j, letter := range []string{"a", "b"} {
-					l, where := compare(t, p.ours[j], p.kernels[j])
+					l, where := samestream.Compare(t, p.ours[j], p.kernels[j])
 					alike[l]++
-					if l == different {
+					if l == samestream.Different {
 						p.fail(t, "%s: the streams differ %s", letter, where)
-					} else if l != sameBytes {
+					} else if l != samestream.SameBytes {
 						t.Logf("pair of seed %d, %s: %v %s", p.seed, letter, l, where)
 					}
 				}

@@ -1,4 +1,5 @@
-package sendtest
+// Package samestream compares our send streams with the kernel's, for tests.
+package samestream
 
 import (
 	"bytes"
@@ -9,35 +10,40 @@ import (
 	"imgtool/engine/sendstream"
 )
 
-// likeness is how close our stream is to the kernel's of the same snapshots. All kinds of difference that are accepted
+// Likeness is how close our stream is to the kernel's of the same snapshots. All kinds of difference that are accepted
 // stand here, each with its reason; whatever else differs is a failure.
-type likeness int
+type Likeness int
 
 const (
-	// sameBytes: as it should be.
-	sameBytes likeness = iota
-	// sameRanges: the same commands in the same order, but data comes in other pieces or from another place. Where a file
+	// SameBytes: as it should be.
+	SameBytes Likeness = iota
+	// SameRanges: the same commands in the same order, but data comes in other pieces or from another place. Where a file
 	// has several places with the same data any of them may be cloned from, and what is cloned in one piece from one may
-	// take two from another.
-	sameRanges
-	// shortInline: the kernel forgets what follows a compressed inline extent that unpacks to less than its range: data
+	// take two from another. Before the kernel clones an end that is no multiple of the sector size it cuts the file off
+	// there (a truncate to where the data goes on), and it does not where it writes.
+	SameRanges
+	// ShortInline: the kernel forgets what follows a compressed inline extent that unpacks to less than its range: data
 	// behind it, or the file's size. What it sends is not what the snapshot holds; ours is, as the manifests tell.
-	shortInline
-	different
+	ShortInline
+	Different
 )
 
-func (l likeness) String() string {
+func (l Likeness) String() string {
 	return [...]string{"the same bytes", "data from another place", "inline extents the kernel cuts short", "different"}[l]
 }
 
-// commands parses a stream.
-func commands(t testing.TB, stream []byte) (list []sendstream.Command) {
+// Commands parses a stream.
+func Commands(t testing.TB, stream []byte) (list []sendstream.Command) {
 	t.Helper()
 	r := sendstream.NewReader(bytes.NewReader(stream))
-	must(t, r.Begin())
+	if err := r.Begin(); err != nil {
+		t.Fatal(err)
+	}
 	for {
 		c, err := r.Next()
-		must(t, err)
+		if err != nil {
+			t.Fatal(err)
+		}
 		own := sendstream.Command{Cmd: c.Cmd, Offset: c.Offset}
 		for _, a := range c.Attrs {
 			own.Attrs = append(own.Attrs, sendstream.Attr{Type: a.Type, Value: bytes.Clone(a.Value)})
@@ -53,7 +59,7 @@ func commands(t testing.TB, stream []byte) (list []sendstream.Command) {
 type line struct {
 	text     string // of what is no data
 	path     string // of data and truncate
-	from, to uint64
+	from, to uint64 // of data; from is also the size of a truncate
 }
 
 func (l line) String() string {
@@ -61,6 +67,11 @@ func (l line) String() string {
 		return l.text
 	}
 	return fmt.Sprintf("data %q [%d, %d)", l.path, l.from, l.to)
+}
+
+// cuts reports whether l, a truncate, only makes way for the data behind it.
+func (l line) cuts(data line) bool {
+	return l.text != "" && l.path != "" && l.path == data.path && l.from == data.from
 }
 
 // lines puts data of one file that follows data of the same file together.
@@ -82,9 +93,14 @@ func lines(list []sendstream.Command) (out []line) {
 			for _, a := range c.Attrs {
 				l.text += fmt.Sprintf(" %v=%q", a.Type, a.Value)
 			}
-			if c.Cmd != sendstream.CmdTruncate {
+			if l.from, l.to = 0, 0; c.Cmd == sendstream.CmdTruncate {
+				l.from = c.Uint(sendstream.AttrSize)
+			} else {
 				l.path = ""
 			}
+		}
+		if n := len(out); l.text == "" && n > 0 && out[n-1].cuts(l) {
+			out = out[:n-1]
 		}
 		if n := len(out); l.text == "" && n > 0 && out[n-1].text == "" && out[n-1].path == l.path && out[n-1].to == l.from {
 			out[n-1].to = l.to
@@ -107,24 +123,24 @@ func cutShort(list []sendstream.Command) map[string]bool {
 	return files
 }
 
-// compare returns how alike our stream and the kernel's are, and the first lines that differ.
-func compare(t testing.TB, ours, kernels []byte) (likeness, string) {
+// Compare returns how alike our stream and the kernel's are, and the first lines that differ.
+func Compare(t testing.TB, ours, kernels []byte) (Likeness, string) {
 	t.Helper()
 	if bytes.Equal(ours, kernels) {
-		return sameBytes, ""
+		return SameBytes, ""
 	}
-	a, b := commands(t, ours), commands(t, kernels)
+	a, b := Commands(t, ours), Commands(t, kernels)
 	x, y := lines(a), lines(b)
 	if slices.Equal(x, y) {
-		return sameRanges, ""
+		return SameRanges, ""
 	}
 	where := firstDifference(x, y)
 	short := cutShort(b)
 	forgotten := func(l line) bool { return short[l.path] && l.path != "" }
 	if slices.Equal(slices.DeleteFunc(x, forgotten), slices.DeleteFunc(y, forgotten)) {
-		return shortInline, where
+		return ShortInline, where
 	}
-	return different, where
+	return Different, where
 }
 
 func firstDifference(ours, kernels []line) string {

@@ -1,0 +1,102 @@
+package samestream
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+
+	"imgtool/engine/sendstream"
+)
+
+// cmd is a command with a path and attributes, in pairs of type and value.
+func cmd(c sendstream.Cmd, path string, attrs ...any) sendstream.Command {
+	out := sendstream.Command{Cmd: c, Attrs: []sendstream.Attr{{Type: sendstream.AttrPath, Value: []byte(path)}}}
+	for i := 0; i < len(attrs); i += 2 {
+		var v []byte
+		switch a := attrs[i+1].(type) {
+		case int:
+			v = binary.LittleEndian.AppendUint64(nil, uint64(a))
+		case string:
+			v = []byte(a)
+		}
+		out.Attrs = append(out.Attrs, sendstream.Attr{Type: attrs[i].(sendstream.AttrType), Value: v})
+	}
+	return out
+}
+
+func write(path string, off int, data string) sendstream.Command {
+	return cmd(sendstream.CmdWrite, path, sendstream.AttrFileOffset, off, sendstream.AttrData, data)
+}
+
+func clone(path string, off, n int) sendstream.Command {
+	return cmd(sendstream.CmdClone, path, sendstream.AttrFileOffset, off, sendstream.AttrCloneLen, n,
+		sendstream.AttrCloneUUID, "0123456789abcdef", sendstream.AttrCloneCTransID, 7, sendstream.AttrClonePath, "g", sendstream.AttrCloneOffset, 0)
+}
+
+func encoded(path string, off, n int) sendstream.Command {
+	return cmd(sendstream.CmdEncodedWrite, path, sendstream.AttrFileOffset, off, sendstream.AttrUnencodedFileLen, n,
+		sendstream.AttrUnencodedLen, 4096, sendstream.AttrUnencodedOffset, 0, sendstream.AttrCompression, "\x01\x00\x00\x00",
+		sendstream.AttrEncryption, "\x00\x00\x00\x00", sendstream.AttrData, "frame")
+}
+
+func truncate(path string, n int) sendstream.Command {
+	return cmd(sendstream.CmdTruncate, path, sendstream.AttrSize, n)
+}
+
+func chmod(path string, mode int) sendstream.Command {
+	return cmd(sendstream.CmdChmod, path, sendstream.AttrMode, mode)
+}
+
+// TestCompare holds the comparison to what it accepts, exactly, and shows that it sees the rest.
+func TestCompare(t *testing.T) {
+	type list = []sendstream.Command
+	for name, c := range map[string]struct {
+		kernels, ours list
+		want          Likeness
+	}{
+		"the same":                      {list{write("f", 0, "abcd")}, list{write("f", 0, "abcd")}, SameBytes},
+		"a write in two pieces":         {list{write("f", 0, "abcd")}, list{write("f", 0, "ab"), write("f", 2, "cd")}, SameRanges},
+		"cloned in place of written":    {list{write("f", 0, "abcd")}, list{clone("f", 0, 4)}, SameRanges},
+		"an end cut off to be cloned":   {list{write("f", 0, "abcd"), truncate("f", 4), clone("f", 4, 2)}, list{write("f", 0, "abcdef")}, SameRanges},
+		"cut off elsewhere":             {list{write("f", 0, "abcd"), truncate("f", 3), clone("f", 4, 2)}, list{write("f", 0, "abcdef")}, Different},
+		"cut off for another file":      {list{write("f", 0, "abcd"), truncate("g", 4), clone("f", 4, 2)}, list{write("f", 0, "abcdef")}, Different},
+		"cut off at the end":            {list{write("f", 0, "abcd"), truncate("f", 4)}, list{write("f", 0, "abcd")}, Different},
+		"a shorter write":               {list{write("f", 0, "abcd")}, list{write("f", 0, "abc")}, Different},
+		"a write elsewhere":             {list{write("f", 0, "abcd")}, list{write("f", 1, "abcd")}, Different},
+		"a gap between pieces":          {list{write("f", 0, "abcd")}, list{write("f", 0, "ab"), write("f", 3, "d")}, Different},
+		"another file":                  {list{write("f", 0, "abcd")}, list{write("e", 0, "abcd")}, Different},
+		"a command less":                {list{chmod("f", 1), write("f", 0, "a")}, list{write("f", 0, "a")}, Different},
+		"a command twice":               {list{chmod("f", 1)}, list{chmod("f", 1), chmod("f", 1)}, Different},
+		"another value":                 {list{chmod("f", 1)}, list{chmod("f", 2)}, Different},
+		"another order":                 {list{chmod("f", 1), chmod("g", 1)}, list{chmod("g", 1), chmod("f", 1)}, Different},
+		"size behind inline, forgotten": {list{encoded("f", 0, 100), chmod("f", 1)}, list{encoded("f", 0, 100), truncate("f", 2000), chmod("f", 1)}, ShortInline},
+		"data behind inline, forgotten": {list{encoded("f", 0, 100)}, list{encoded("f", 0, 100), write("f", 100, "00")}, ShortInline},
+		"size behind a whole sector":    {list{encoded("f", 0, 4096)}, list{encoded("f", 0, 4096), truncate("f", 2000)}, Different},
+		"size of another file":          {list{encoded("f", 0, 100)}, list{encoded("f", 0, 100), truncate("g", 2000)}, Different},
+		"mode behind inline":            {list{encoded("f", 0, 100), chmod("f", 1)}, list{encoded("f", 0, 100), truncate("f", 2000)}, Different},
+	} {
+		if got, where := Compare(t, streamOf(t, c.ours), streamOf(t, c.kernels)); got != c.want {
+			t.Errorf("%s: %v, want %v\n%s", name, got, c.want, where)
+		}
+	}
+}
+
+func streamOf(t *testing.T, list []sendstream.Command) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, err := sendstream.NewWriter(&out, 2)
+	must(t, err)
+	must(t, w.Header())
+	for i := range list {
+		must(t, w.Command(&list[i]))
+	}
+	must(t, w.Command(&sendstream.Command{Cmd: sendstream.CmdEnd}))
+	return out.Bytes()
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
