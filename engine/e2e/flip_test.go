@@ -61,7 +61,7 @@ func flipAll(t *testing.T, rnd *rand.Rand, profile uint64, csum ondisk.CsumType)
 	must(t, err)
 	found := 0
 	for _, g := range targets {
-		at := int64(rnd.Uint64N(g.n))
+		at := g.somewhere(rnd, csum)
 		flip := func(copies []int64) {
 			for _, c := range copies {
 				flipByte(t, f, c+at)
@@ -96,6 +96,20 @@ func flipAll(t *testing.T, rnd *rand.Rand, profile uint64, csum ondisk.CsumType)
 	if got, err := readAll(t.Context(), img); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("with everything as it was: %v", err)
 	}
+}
+
+// somewhere draws a byte that means something: a tree block's header has room for 32 bytes of checksum, and behind a
+// shorter one nobody looks.
+func (g flipTarget) somewhere(rnd *rand.Rand, csum ondisk.CsumType) int64 {
+	if g.tree == 0 {
+		return int64(rnd.Uint64N(g.n))
+	}
+	unused := uint64(ondisk.CsumSize - csum.Size())
+	at := rnd.Uint64N(g.n - unused)
+	if at >= uint64(csum.Size()) {
+		at += unused
+	}
+	return int64(at)
 }
 
 // mustRead says that reading all files cannot do without the extent. Other trees are only for writing, and so are some
