@@ -136,7 +136,12 @@ const uuidA, uuidB = "AAAAAAAAAAAAAAAA", "BBBBBBBBBBBBBBBB"
 
 func (s *script) subvol(name string) *script {
 	s.Helper()
-	return s.do(sendstream.CmdSubvol, sendstream.AttrPath, name, sendstream.AttrUUID, uuidA, sendstream.AttrCTransID, 7)
+	return s.subvolAs(name, uuidA)
+}
+
+func (s *script) subvolAs(name, uuid string) *script {
+	s.Helper()
+	return s.do(sendstream.CmdSubvol, sendstream.AttrPath, name, sendstream.AttrUUID, uuid, sendstream.AttrCTransID, 7)
 }
 
 func (s *script) snapshot(name, parent string) *script {
@@ -153,6 +158,19 @@ func (s *script) path(c sendstream.Cmd, path string) *script {
 func (s *script) write(path string, off int, data string) *script {
 	s.Helper()
 	return s.do(sendstream.CmdWrite, sendstream.AttrPath, path, sendstream.AttrFileOffset, off, sendstream.AttrData, data)
+}
+
+// times sets the times of an inode.
+func (s *script) times(path string) *script {
+	s.Helper()
+	s.w.Begin(sendstream.CmdUtimes)
+	s.w.String(sendstream.AttrPath, path)
+	for _, t := range []sendstream.AttrType{sendstream.AttrATime, sendstream.AttrMTime, sendstream.AttrCTime} {
+		s.w.Time(t, 1700000000, 5)
+	}
+	s.must(s.w.End())
+	s.starts = append(s.starts, s.out.Len())
+	return s
 }
 
 func (s *script) end() []byte {

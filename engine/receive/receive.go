@@ -132,7 +132,11 @@ func (r *receiver) command(ctx context.Context, c *sendstream.Command) error {
 	if r.sub == nil {
 		return at(c, fmt.Errorf("no subvolume has begun: %w", sendstream.ErrDamaged))
 	}
-	return r.tolerate(ctx, at(c, r.apply(ctx, c)))
+	err := checkPaths(c)
+	if err == nil {
+		err = r.apply(ctx, c)
+	}
+	return r.tolerate(ctx, at(c, err))
 }
 
 // tolerate counts an error and returns it if it is one too many, or if nothing can work any more.
@@ -155,11 +159,38 @@ func at(c *sendstream.Command, err error) error {
 	if err == nil {
 		return nil
 	}
-	return fmt.Errorf("offset %d: %v %q: %w", c.Offset, c.Cmd, c.Bytes(sendstream.AttrPath), err)
+	path := c.Bytes(sendstream.AttrPath)
+	if len(path) > shownPath {
+		return fmt.Errorf("offset %d: %v %q...: %w", c.Offset, c.Cmd, path[:shownPath], err)
+	}
+	return fmt.Errorf("offset %d: %v %q: %w", c.Offset, c.Cmd, path, err)
+}
+
+// shownPath is how much of a path a message shows, in bytes.
+const shownPath = 256
+
+// maxPath is the longest path that a stream may have, in bytes: PATH_MAX of Linux without the terminating NUL. Neither
+// the kernel's send nor its receive know longer ones. It bounds how deep a path is walked, too.
+const maxPath = 4095
+
+// checkPaths refuses paths that are too long, before anything looks at them.
+func checkPaths(c *sendstream.Command) error {
+	for _, a := range c.Attrs {
+		switch a.Type {
+		case sendstream.AttrPath, sendstream.AttrPathTo, sendstream.AttrPathLink, sendstream.AttrClonePath:
+			if len(a.Value) > maxPath {
+				return fmt.Errorf("%v of %d bytes, at most %d are possible: %w", a.Type, len(a.Value), maxPath, fserr.ErrNameTooLong)
+			}
+		}
+	}
+	return nil
 }
 
 // begin starts a subvolume.
 func (r *receiver) begin(ctx context.Context, c *sendstream.Command) error {
+	if err := checkPaths(c); err != nil {
+		return err
+	}
 	name := c.String(sendstream.AttrPath)
 	if err := checkName(name); err != nil {
 		return err
