@@ -18,7 +18,7 @@ import (
 
 func (a *app) receiveCmd() *cobra.Command {
 	var file string
-	var dump bool
+	var dump, progress bool
 	var o receive.Options
 	cmd := &cobra.Command{
 		Use: "receive [-f FILE] [-e] [-E N] IMAGE [PATH]", Short: "make subvolumes from send streams",
@@ -53,7 +53,7 @@ does, and needs no image.`,
 			if len(args) == 2 {
 				path = args[1]
 			}
-			return a.write(ctx, args[0], func(s *session) error { return a.receive(ctx, s, in, path, o) })
+			return a.write(ctx, args[0], func(s *session) error { return a.receive(ctx, s, in, path, o, progress) })
 		},
 	}
 	f := cmd.Flags()
@@ -63,6 +63,7 @@ does, and needs no image.`,
 	f.BoolVarP(&o.OneStream, "end", "e", false, "stop behind the first end command, not at the end of the input")
 	f.IntVarP(&o.MaxErrors, "max-errors", "E", 1, "stop when `N` commands have failed; 0 is no limit")
 	f.BoolVar(&o.ForceDecompress, "force-decompress", false, "unpack compressed data instead of storing it as it is")
+	f.BoolVar(&progress, "progress", false, "show how much of the stream has been received")
 	f.BoolVar(&o.KeepPartial, "keep-partial", false, "keep what a stream that fails has brought, as a writable subvolume")
 	return cmd
 }
@@ -83,7 +84,16 @@ func (a *app) stream(cmd *cobra.Command, file string) (in io.Reader, done func()
 }
 
 // receive receives into the image. Without -e a pipe that stands still does not keep a signal from ending the command.
-func (a *app) receive(ctx context.Context, s *session, in io.Reader, path string, o receive.Options) error {
+func (a *app) receive(ctx context.Context, s *session, in io.Reader, path string, o receive.Options, progress bool) error {
+	o.Stats = new(receive.Stats)
+	a.receiveMetrics(s, o.Stats)
+	messages := a.errOut
+	if progress && !a.quiet {
+		var p *receiveProgress
+		p, in = a.receiveProgress(in, o.Stats)
+		defer p.stop()
+		messages = p.messages()
+	}
 	if !o.OneStream {
 		in = &patient{ctx: ctx, in: in}
 	}
@@ -93,10 +103,10 @@ func (a *app) receive(ctx context.Context, s *session, in io.Reader, path string
 			kind = "snapshot"
 		}
 		if !a.quiet {
-			fmt.Fprintf(a.errOut, "At %s %s\n", kind, name)
+			fmt.Fprintf(messages, "At %s %s\n", kind, name)
 		}
 	}
-	o.Failed = func(err error) { a.warn(err.Error()) }
+	o.Failed = func(err error) { fmt.Fprintf(messages, "imgtool: warning: %v\n", err) }
 	subs, err := s.Receive(ctx, in, engine.ReceiveOptions{Path: path, Options: o})
 	for _, sub := range subs {
 		if sub.Partial {

@@ -150,7 +150,10 @@ func (r *receiver) encodedWrite(ctx context.Context, ino ondisk.ObjectID, c *sen
 			return err
 		}
 		e := inode.Encoded{Off: f.off, Len: f.n, Algorithm: f.algorithm, RAMLen: f.ramLen, RAMOff: f.ramOff}
-		if err := r.sub.Tree.WriteEncoded(ctx, ino, e, f.data); err == nil || !errors.Is(err, fserr.ErrInvalid) {
+		if err := r.sub.Tree.WriteEncoded(ctx, ino, e, f.data); err == nil {
+			r.o.Stats.Stored.Add(1)
+			return nil
+		} else if !errors.Is(err, fserr.ErrInvalid) {
 			return err
 		}
 	}
@@ -158,7 +161,9 @@ func (r *receiver) encodedWrite(ctx context.Context, ino ondisk.ObjectID, c *sen
 	if err != nil {
 		return err
 	}
-	_, err = r.sub.Tree.WriteAt(ctx, ino, plain, f.off)
+	if _, err = r.sub.Tree.WriteAt(ctx, ino, plain, f.off); err == nil {
+		r.o.Stats.Unpacked.Add(1)
+	}
 	return err
 }
 

@@ -249,6 +249,16 @@ func (c *command) clone() command {
 	return d
 }
 
+// get returns an attribute, an empty one if there is none.
+func (c *command) get(t sendstream.AttrType) *attr {
+	for i := range c.attrs {
+		if c.attrs[i].typ == uint16(t) {
+			return &c.attrs[i]
+		}
+	}
+	return &attr{}
+}
+
 func (a *attr) number() uint64 {
 	var b [8]byte
 	copy(b[:], a.val)

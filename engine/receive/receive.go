@@ -41,6 +41,8 @@ type Options struct {
 	// Begun is called for each subvolume, Failed for each error that is tolerated. Both may be nil.
 	Begun  func(name string, snapshot bool)
 	Failed func(error)
+	// Stats takes the figures while streams are received; nil if nobody wants to see them.
+	Stats *Stats
 }
 
 // Subvolume is one that has been received.
@@ -60,6 +62,8 @@ type receiver struct {
 	errors int
 	bits   uint64 // incompatible features that are set
 
+	counted int64 // offset in the input up to which Stats has it
+
 	// The subvolume under way; sub is nil if there is none.
 	sub      *subvol.Incoming
 	info     Subvolume
@@ -76,6 +80,9 @@ type receiver struct {
 func Receive(ctx context.Context, fs FS, input io.Reader, o Options) ([]Subvolume, error) {
 	if o.MaxErrors == 0 {
 		o.MaxErrors = 1
+	}
+	if o.Stats == nil {
+		o.Stats = new(Stats)
 	}
 	if !o.OneStream {
 		input = bufio.NewReaderSize(input, 256<<10)
@@ -108,7 +115,10 @@ func (r *receiver) streams(ctx context.Context) error {
 				return err
 			}
 			end = c.Cmd == sendstream.CmdEnd
-			if err := r.command(ctx, c); err != nil {
+			err = r.command(ctx, c)
+			r.o.Stats.Bytes.Add(uint64(r.in.Offset() - r.counted))
+			r.counted = r.in.Offset()
+			if err != nil {
 				return err
 			}
 		}
@@ -122,12 +132,16 @@ func (r *receiver) streams(ctx context.Context) error {
 func (r *receiver) command(ctx context.Context, c *sendstream.Command) error {
 	switch c.Cmd {
 	case sendstream.CmdEnd:
-		return r.finish(ctx)
+		err := r.finish(ctx)
+		r.o.Stats.count(c, err)
+		return err
 	case sendstream.CmdSubvol, sendstream.CmdSnapshot:
-		if err := r.finish(ctx); err != nil { // several subvolumes in one stream have one end command
-			return err
+		err := r.finish(ctx) // several subvolumes in one stream have one end command
+		if err == nil {
+			err = at(c, r.begin(ctx, c))
 		}
-		return at(c, r.begin(ctx, c))
+		r.o.Stats.count(c, err)
+		return err
 	}
 	if r.sub == nil {
 		return at(c, fmt.Errorf("no subvolume has begun: %w", sendstream.ErrDamaged))
@@ -136,6 +150,7 @@ func (r *receiver) command(ctx context.Context, c *sendstream.Command) error {
 	if err == nil {
 		err = r.apply(ctx, c)
 	}
+	r.o.Stats.count(c, err)
 	return r.tolerate(ctx, at(c, err))
 }
 
@@ -148,6 +163,7 @@ func (r *receiver) tolerate(ctx context.Context, err error) error {
 	if r.o.MaxErrors > 0 && r.errors >= r.o.MaxErrors || ctx.Err() != nil || errors.Is(err, fserr.ErrAborted) || errors.Is(err, fserr.ErrNoSpace) {
 		return err
 	}
+	r.o.Stats.Errors.Add(1)
 	if r.o.Failed != nil {
 		r.o.Failed(err)
 	}
@@ -237,7 +253,11 @@ func (r *receiver) finish(ctx context.Context) error {
 	}
 	r.sub = nil
 	r.done = append(r.done, r.info)
-	return r.fs.Commit(ctx)
+	if err := r.fs.Commit(ctx); err != nil {
+		return err
+	}
+	r.o.Stats.Subvolumes.Add(1)
+	return nil
 }
 
 // giveUp discards the subvolume under way, or keeps it. After an abort there is nothing to be done: the file system is at

@@ -258,3 +258,40 @@ func TestErrorsAndStreams(t *testing.T) {
 	}
 	im.close()
 }
+
+// TestStats: what came, and what became of it.
+func TestStats(t *testing.T) {
+	before, list := seeds(t)
+	for _, force := range []bool{false, true} {
+		im, st := newImage(t, 256<<20), new(receive.Stats)
+		im.receive(before[0], receive.Options{})
+		in := append(bytes.Clone(list[3]), list[5]...)
+		cmds := append(takeApart(list[3]).cmds, takeApart(list[5]).cmds...)
+		in = append(in, newScript(t, 1).subvolAs("y", "YYYYYYYYYYYYYYYY").path(sendstream.CmdUnlink, "no").end()...)
+		im.receive(in, receive.Options{ForceDecompress: force, MaxErrors: -1, Stats: st})
+		encoded, clones, data := uint64(0), uint64(0), uint64(0)
+		for _, c := range cmds {
+			switch sendstream.Cmd(c.num) {
+			case sendstream.CmdEncodedWrite:
+				encoded++
+				data += c.get(sendstream.AttrUnencodedFileLen).number()
+			case sendstream.CmdClone:
+				clones++
+			case sendstream.CmdWrite:
+				data += uint64(len(c.get(sendstream.AttrData).val))
+			}
+		}
+		stored, unpacked := encoded, uint64(0)
+		if force {
+			stored, unpacked = 0, encoded
+		}
+		if encoded == 0 || clones == 0 {
+			t.Fatalf("%d encoded writes, %d clones in the seeds", encoded, clones)
+		}
+		if got, want := fmt.Sprint(st.Commands.Load(), st.Bytes.Load(), st.Data.Load(), st.Clones.Load(), st.Stored.Load(), st.Unpacked.Load(),
+			st.Subvolumes.Load(), st.Errors.Load()), fmt.Sprint(len(cmds)+3, len(in), data, clones, stored, unpacked, 3, 1); got != want {
+			t.Errorf("commands, bytes, data, clones, stored, unpacked, subvolumes, errors: %s, want %s", got, want)
+		}
+		im.close()
+	}
+}
