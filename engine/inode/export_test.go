@@ -16,3 +16,9 @@ func (t *FileTree) AddEntryForTest(ctx context.Context, dir ondisk.ObjectID, nam
 	index, err := t.AddSubvolEntry(ctx, o.tx, dir, name, id)
 	return index, o.end(ctx, err)
 }
+
+// RemembersForTest reports whether the next name of a directory will be made from what is remembered of it.
+func (t *FileTree) RemembersForTest(dir ondisk.ObjectID) bool {
+	_, ok := t.dirs.get(dir)
+	return ok
+}

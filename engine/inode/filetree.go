@@ -174,11 +174,28 @@ func (c *dirCache) forget(ino ondisk.ObjectID) {
 }
 
 // dir returns what is known of a directory. fserr.ErrNotDir if the inode is something else, fserr.ErrNotFound if it
-// is not there or has been removed.
+// is not there or has been removed. The caller holds the directory's exclusive lock, or nobody else changes the tree.
 func (t *FileTree) dir(ctx context.Context, dir ondisk.ObjectID) (dirState, error) {
 	if s, ok := t.dirs.get(dir); ok {
 		return s, nil
 	}
+	s, err := t.readDir(ctx, dir)
+	if err == nil {
+		t.dirs.put(dir, s)
+	}
+	return s, err
+}
+
+// peekDir is dir for callers without the lock. What it finds may be out of date before it returns, and so it is not
+// remembered: the next name would get the index of one that has come meanwhile.
+func (t *FileTree) peekDir(ctx context.Context, dir ondisk.ObjectID) (dirState, error) {
+	if s, ok := t.dirs.get(dir); ok {
+		return s, nil
+	}
+	return t.readDir(ctx, dir)
+}
+
+func (t *FileTree) readDir(ctx context.Context, dir ondisk.ObjectID) (dirState, error) {
 	it, err := t.Inode(ctx, dir)
 	if err != nil {
 		return dirState{}, err
@@ -197,7 +214,6 @@ func (t *FileTree) dir(ctx context.Context, dir ondisk.ObjectID) (dirState, erro
 	if ok && k.ObjectID == dir && k.Type == ondisk.DirIndexKey {
 		s.next = k.Offset + 1
 	}
-	t.dirs.put(dir, s)
 	return s, nil
 }
 

@@ -76,6 +76,7 @@ func (t *FileTree) RemoveDirTx(ctx context.Context, tx Txn, dir ondisk.ObjectID,
 }
 
 // CheckNewEntry finds out whether AddSubvolEntry would succeed, so that a caller who must not fail later can ask first.
+// That holds as long as the caller has the directory's lock (see Change); without it the answer is about now.
 // Errors: fserr.ErrExist, ErrNotFound or ErrNotDir for the directory, ErrPerm for an immutable one, ErrReadOnly,
 // ErrNameTooLong, ErrInvalid, and ErrOverflow when names of equal hash fill their item.
 func (t *FileTree) CheckNewEntry(ctx context.Context, dir ondisk.ObjectID, name string) error {
@@ -85,7 +86,7 @@ func (t *FileTree) CheckNewEntry(ctx context.Context, dir ondisk.ObjectID, name 
 	if err := checkName(name); err != nil {
 		return err
 	}
-	s, err := t.dir(ctx, dir)
+	s, err := t.peekDir(ctx, dir)
 	if err != nil {
 		return err
 	}

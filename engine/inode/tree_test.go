@@ -438,6 +438,28 @@ func parallelStep(ctx context.Context, tree *inode.FileTree, rng *rand.Rand, dir
 	return tree.Unlink(ctx, from, name+"-link")
 }
 
+// TestCheckNewEntryRemembersNothing: a question that is asked without the directory's lock may find what is out of date a
+// moment later, and whoever makes the next name must not go by it, or an index is given twice and the transaction aborts.
+func TestCheckNewEntryRemembersNothing(t *testing.T) {
+	ctx := t.Context()
+	im := newImage(t, 256<<20, nil)
+	tree := im.top()
+	dir := maker{t, tree}.dir(inode.RootDir, "d")
+	for _, remembered := range []bool{true, false} {
+		if !remembered {
+			if err := tree.Chmod(ctx, dir, 0o700); err != nil { // forgets it
+				t.Fatal(err)
+			}
+		}
+		if err := tree.CheckNewEntry(ctx, dir, "new"); err != nil {
+			t.Fatal(err)
+		}
+		if got := tree.RemembersForTest(dir); got != remembered {
+			t.Errorf("remembered: %v, want %v", got, remembered)
+		}
+	}
+}
+
 // TestCopyFrom streams files of many sizes in and out.
 func TestCopyFrom(t *testing.T) {
 	ctx := context.Background()
