@@ -34,9 +34,22 @@ type Batch struct {
 	// Existing is the one directory among those of the entries that others may have put names in: there names are
 	// looked up first (fserr.ErrExist), and its times change. The others keep their times.
 	Existing ondisk.ObjectID
+	// Exclusive says that nobody else changes the tree until Insert has returned but by Insert of the Bulks before this
+	// one, as in a subvolume that is being received. No inode is locked and entries may lie in any number of directories;
+	// the caller has looked up all names. The entries inherit nothing, and times change as with single operations.
+	Exclusive bool
+	// Attrs are changes to inodes that are there before the batch or through it, behind everything else. Only an
+	// Exclusive batch may have some, for nothing locks those inodes.
+	Attrs []AttrChange
 }
 
-// MaxBulkDirs is how many directories the entries of one Batch may lie in.
+// AttrChange is a SetAttrs that is part of a Batch.
+type AttrChange struct {
+	Ino ondisk.ObjectID
+	Set SetAttr
+}
+
+// MaxBulkDirs is how many directories the entries of one Batch may lie in, if it is not Exclusive.
 const MaxBulkDirs = len(lockset{}.idx)
 
 // Bulk makes many inodes as one operation, which costs a small part of what as many operations would: neighbouring
@@ -81,7 +94,10 @@ func (t *FileTree) StartBulk(ctx context.Context, b *Batch) (*Bulk, error) {
 	if err != nil {
 		return nil, err
 	}
-	k := &Bulk{b: b, locks: t.lock(dirs...)}
+	k := &Bulk{b: b}
+	if !b.Exclusive {
+		k.locks = t.lock(dirs...)
+	}
 	if b.Existing != 0 {
 		if err := t.checkNames(ctx, b); err != nil {
 			k.locks.unlock()
@@ -108,9 +124,15 @@ func (t *FileTree) StartBulk(ctx context.Context, b *Batch) (*Bulk, error) {
 	return k, nil
 }
 
+// CheckXattrs refuses attributes that no new inode can have together.
+func (t *FileTree) CheckXattrs(xs []Xattr) error { return t.checkXattrs(xs) }
+
+// Now is the time that an operation would take for the present.
+func (t *FileTree) Now() ondisk.Timespec { return t.cfg.now() }
+
 // checkBatch finds the caller's mistakes, and the directories.
 func (t *FileTree) checkBatch(b *Batch) ([]ondisk.ObjectID, error) {
-	var dirs []ondisk.ObjectID
+	dirs := make([]ondisk.ObjectID, 0, MaxBulkDirs)
 	for i := range b.Entries {
 		e := &b.Entries[i]
 		if err := checkName(e.Name); err != nil {
@@ -122,11 +144,14 @@ func (t *FileTree) checkBatch(b *Batch) ([]ondisk.ObjectID, error) {
 		if limit := ondisk.MaxItemSize(t.cfg.NodeSize) - ondisk.FileExtentInlineStart; len(e.Target) > limit {
 			return nil, fmt.Errorf("symbolic link %q: target of %d bytes, at most %d are possible: %w", e.Name, len(e.Target), limit, fserr.ErrNameTooLong)
 		}
-		if !slices.Contains(dirs, e.Dir) {
+		if i > 0 && e.Dir == b.Entries[i-1].Dir {
+			continue
+		}
+		if b.Exclusive || !slices.Contains(dirs, e.Dir) {
 			dirs = append(dirs, e.Dir)
 		}
 	}
-	if len(dirs) > MaxBulkDirs || len(b.Data)%sectorSize != 0 || len(b.Sums) != len(b.Data)/sectorSize*t.csum.Size() {
+	if !b.Exclusive && (len(dirs) > MaxBulkDirs || len(b.Attrs) > 0) || len(b.Data)%sectorSize != 0 || len(b.Sums) != len(b.Data)/sectorSize*t.csum.Size() {
 		return nil, fmt.Errorf("internal: batch of %d directories, %d bytes of data and %d of checksums: %w", len(dirs), len(b.Data), len(b.Sums), fserr.ErrInvalid)
 	}
 	return dirs, nil
@@ -167,7 +192,7 @@ func (t *FileTree) bulkItems(b *Batch, dirs int) int {
 			n += 100 + len(x.Name) + len(x.Value)
 		}
 	}
-	return 3*dirs + 4 + 2*n/t.cfg.NodeSize/pathBlocks
+	return 3*dirs + 4 + 2*n/t.cfg.NodeSize/pathBlocks + len(b.Attrs)
 }
 
 // place takes space for the data and begins to write it.

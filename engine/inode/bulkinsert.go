@@ -26,7 +26,7 @@ func (k *Bulk) Insert(ctx context.Context) error {
 		err = k.insert(k.o.start(ctx))
 	}
 	if err != nil {
-		err = fmt.Errorf("new inodes %d to %d of tree %v: %w", k.b.Entries[0].Ino, k.b.Entries[len(k.b.Entries)-1].Ino, k.o.t.id, err)
+		err = fmt.Errorf("%d new inodes of tree %v: %w", len(k.b.Entries), k.o.t.id, err)
 	}
 	return k.o.end(ctx, err)
 }
@@ -39,7 +39,7 @@ func (k *Bulk) checkRoom(ctx context.Context) error {
 	born := map[ondisk.ObjectID]bool{}
 	for i := range k.b.Entries {
 		e := &k.b.Entries[i]
-		if e.Attr.Mode&ondisk.ModeFmt == ondisk.ModeDir {
+		if e.Attr.Mode&ondisk.ModeFmt == ondisk.ModeDir || len(k.b.Attrs) > 0 {
 			born[e.Ino] = true
 		}
 		key := dirItemKey(e.Dir, []byte(e.Name))
@@ -53,6 +53,38 @@ func (k *Bulk) checkRoom(ctx context.Context) error {
 		size += ondisk.DirItemSize + len(e.Name)
 		if sizes[key] = size; size > limit {
 			return fmt.Errorf("%q in directory %d: names of equal hash fill an item: %w", e.Name, e.Dir, fserr.ErrOverflow)
+		}
+	}
+	return k.checkAttrs(ctx, born)
+}
+
+// checkAttrs finds out whether the inodes are there whose attributes are to change.
+func (k *Bulk) checkAttrs(ctx context.Context, born map[ondisk.ObjectID]bool) error {
+	for i := range k.b.Attrs {
+		ino := k.b.Attrs[i].Ino
+		if s, ok := k.o.t.dirs.get(ino); born[ino] || ok && s.flags&(ondisk.InodeImmutable|ondisk.InodeAppend) == 0 {
+			continue
+		}
+		it, err := k.o.t.Inode(ctx, ino)
+		if err == nil {
+			err = k.o.t.checkSettable(ino, &it)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// setAttrs changes the attributes of inodes.
+func (k *Bulk) setAttrs(ctx context.Context) error {
+	for i := range k.b.Attrs {
+		a := &k.b.Attrs[i]
+		if a.Set.Mode != nil || a.Set.GID != nil {
+			k.o.t.dirs.forget(a.Ino)
+		}
+		if err := k.o.updateInode(ctx, a.Ino, func(it *ondisk.InodeItem) { a.Set.apply(it, k.o.now) }); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -98,6 +130,9 @@ func (k *Bulk) insert(ctx context.Context) error {
 	if err := k.o.t.tree.InsertBatch(ctx, k.o.tx, k.items); err != nil {
 		return err
 	}
+	if err := k.setAttrs(ctx); err != nil {
+		return err
+	}
 	return k.o.addSums(ctx, k.pieces, k.b.Sums)
 }
 
@@ -131,18 +166,19 @@ func (k *Bulk) names(ctx context.Context, es []BulkEntry) (first, dirFlags uint6
 	}
 	s.next += uint64(len(es))
 	o.t.dirs.put(dir, s)
-	if it := k.fresh[dir]; it != nil { // born in this batch
-		it.SetSize(it.Size() + uint64(2*size))
-		return first, s.flags, nil
-	}
-	touch := dir == k.b.Existing
-	return first, s.flags, o.updateInode(ctx, dir, func(it *ondisk.InodeItem) {
+	touch := k.b.Exclusive || dir == k.b.Existing
+	grow := func(it *ondisk.InodeItem) {
 		it.SetSize(it.Size() + uint64(2*size))
 		if touch {
 			it.SetCTime(o.now)
 			it.SetMTime(o.now)
 		}
-	})
+	}
+	if it := k.fresh[dir]; it != nil { // born in this batch
+		grow(it)
+		return first, s.flags, nil
+	}
+	return first, s.flags, o.updateInode(ctx, dir, grow)
 }
 
 // hashedNames adds DIR_ITEMs. In a directory without names only these can share a hash; elsewhere each may have to go
@@ -173,7 +209,9 @@ func (k *Bulk) inode(e *BulkEntry, index, dirFlags uint64) error {
 	o := &k.o
 	n := newInode{Attr: e.Attr, mode: e.Attr.Mode, rdev: e.Rdev, link: e.Target}
 	isReg := n.mode&ondisk.ModeFmt == ondisk.ModeReg
-	n.Flags |= inheritedFlags(dirFlags, isReg)
+	if !k.b.Exclusive {
+		n.Flags |= inheritedFlags(dirFlags, isReg)
+	}
 	if isReg && n.Flags&ondisk.InodeNoDataCow != 0 && e.Size > uint64(len(e.Inline)) {
 		// The batch's checksums are of all its data, and a file without checksums must have none at all: it stays one
 		// that has them, as if it had been moved here.

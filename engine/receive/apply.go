@@ -1,6 +1,7 @@
 package receive
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -11,14 +12,18 @@ import (
 	"imgtool/engine/sendstream"
 )
 
-// apply carries out a command on the subvolume under way.
+// apply carries out a command on the subvolume under way: now, or in its turn among what has been gathered (see gather,
+// batch and pipeline).
 func (r *receiver) apply(ctx context.Context, c *sendstream.Command) error {
+	if r.pipe.hasNews.Load() {
+		if err := r.collect(ctx); err != nil {
+			return err
+		}
+	}
 	if c.Cmd == sendstream.CmdWrite {
 		return r.write(ctx, c)
 	}
-	if err := r.flush(ctx); err != nil {
-		return err
-	}
+	r.flush(ctx)
 	switch c.Cmd {
 	case sendstream.CmdMkfile, sendstream.CmdMkdir, sendstream.CmdMknod, sendstream.CmdMkfifo, sendstream.CmdMksock, sendstream.CmdSymlink:
 		return r.create(ctx, c)
@@ -32,51 +37,53 @@ func (r *receiver) apply(ctx context.Context, c *sendstream.Command) error {
 		return nil // see the package comment
 	case sendstream.CmdEnableVerity:
 		return fmt.Errorf("fs-verity: %w", fserr.ErrNotSup)
-	}
-	ino, err := r.paths.inode(ctx, c.String(sendstream.AttrPath))
-	if err != nil {
-		return err
-	}
-	switch c.Cmd {
 	case sendstream.CmdSetXattr, sendstream.CmdRemoveXattr:
-		return r.xattr(ctx, ino, c)
+		return r.xattr(ctx, c)
 	case sendstream.CmdClone:
-		return r.clone(ctx, ino, c)
+		return r.clone(ctx, c)
 	case sendstream.CmdEncodedWrite:
-		return r.encodedWrite(ctx, ino, c)
+		return r.encodedWrite(ctx, c)
 	case sendstream.CmdFallocate:
-		return r.fallocate(ctx, ino, c)
+		return r.fallocate(ctx, c)
 	case sendstream.CmdTruncate:
-		size, err := offset(c, sendstream.AttrSize)
-		if err != nil {
-			return err
-		}
-		return r.sub.Tree.Truncate(ctx, ino, size)
+		return r.truncate(ctx, c)
 	}
-	return r.setAttrs(ctx, ino, c)
+	return r.setAttrs(ctx, c)
 }
 
-// create makes an inode. Owner and permissions come later, so nobody else may look at it yet.
+// create makes an inode, as an entry of the batch if it is like those that senders make. Owner and permissions come
+// later, so nobody else may look at it yet.
 func (r *receiver) create(ctx context.Context, c *sendstream.Command) error {
 	path := c.String(sendstream.AttrPath)
 	dir, name, err := r.paths.parent(ctx, path)
 	if err != nil {
 		return err
 	}
-	tree, attr := r.sub.Tree, inode.Attr{Mode: 0o600}
+	e, err := newEntry(c, dir, name)
+	if err != nil {
+		return err
+	}
+	free, err := r.free(ctx, path, dir, name)
+	if err != nil {
+		return err
+	}
+	if free && r.plain && dir == inode.RootDir && e.sound() {
+		return r.addEntry(ctx, e)
+	}
+	if err := r.settle(ctx); err != nil {
+		return err
+	}
+	tree, attr := r.sub.Tree, inode.Attr{Mode: e.Attr.Mode}
 	var ino ondisk.ObjectID
-	switch c.Cmd {
-	case sendstream.CmdMkfile:
+	switch e.Attr.Mode & ondisk.ModeFmt {
+	case ondisk.ModeReg:
 		ino, err = tree.Create(ctx, dir, name, attr)
-	case sendstream.CmdMkdir:
-		ino, err = tree.Mkdir(ctx, dir, name, inode.Attr{Mode: 0o700})
-	case sendstream.CmdSymlink:
-		ino, err = tree.Symlink(ctx, dir, name, c.String(sendstream.AttrPathLink), attr)
+	case ondisk.ModeDir:
+		ino, err = tree.Mkdir(ctx, dir, name, attr)
+	case ondisk.ModeLnk:
+		ino, err = tree.Symlink(ctx, dir, name, e.Target, attr)
 	default:
-		var rdev uint64
-		if attr.Mode, rdev, err = special(c); err == nil {
-			ino, err = tree.Mknod(ctx, dir, name, rdev, attr)
-		}
+		ino, err = tree.Mknod(ctx, dir, name, e.Rdev, attr)
 	}
 	if err != nil {
 		return err
@@ -102,6 +109,7 @@ func special(c *sendstream.Command) (mode uint32, rdev uint64, err error) {
 	return uint32(m), inode.MakeRdev(uint32(d>>8)&0xfff, uint32(d&0xff|d>>12&0xfff00)), nil
 }
 
+// rename moves a name. An entry of the batch is made where it goes.
 func (r *receiver) rename(ctx context.Context, c *sendstream.Command) error {
 	from, to := c.String(sendstream.AttrPath), c.String(sendstream.AttrPathTo)
 	dir, name, err := r.paths.parent(ctx, from)
@@ -111,6 +119,18 @@ func (r *receiver) rename(ctx context.Context, c *sendstream.Command) error {
 	toDir, toName, err := r.paths.parent(ctx, to)
 	if err != nil {
 		return fmt.Errorf("to %q: %w", to, err)
+	}
+	if e := r.entry(from); e != nil && !e.parent && !strings.HasPrefix(to, from+"/") {
+		switch free, err := r.free(ctx, to, toDir, toName); {
+		case err != nil:
+			return fmt.Errorf("to %q: %w", to, err)
+		case free:
+			r.moveEntry(e, to, toDir, toName)
+			return nil
+		}
+	}
+	if err := r.settle(ctx); err != nil {
+		return err
 	}
 	if err := r.sub.Tree.Rename(ctx, dir, name, toDir, toName, inode.RenameReplace); err != nil {
 		return fmt.Errorf("to %q: %w", to, err)
@@ -122,6 +142,9 @@ func (r *receiver) rename(ctx context.Context, c *sendstream.Command) error {
 
 // link gives an inode another name: the path is the new one.
 func (r *receiver) link(ctx context.Context, c *sendstream.Command) error {
+	if err := r.settle(ctx); err != nil {
+		return err
+	}
 	old := c.String(sendstream.AttrPathLink)
 	ino, err := r.paths.inode(ctx, old)
 	if err != nil {
@@ -135,6 +158,9 @@ func (r *receiver) link(ctx context.Context, c *sendstream.Command) error {
 }
 
 func (r *receiver) remove(ctx context.Context, c *sendstream.Command) error {
+	if err := r.settle(ctx); err != nil {
+		return err
+	}
 	path := c.String(sendstream.AttrPath)
 	dir, name, err := r.paths.parent(ctx, path)
 	if err != nil {
@@ -154,24 +180,69 @@ func (r *receiver) remove(ctx context.Context, c *sendstream.Command) error {
 // xattrPrefixes are the name spaces that the kernel stores attributes of.
 var xattrPrefixes = []string{"user.", "trusted.", "security.", "btrfs."}
 
-func (r *receiver) xattr(ctx context.Context, ino ondisk.ObjectID, c *sendstream.Command) error {
+func (r *receiver) xattr(ctx context.Context, c *sendstream.Command) error {
 	name := c.String(sendstream.AttrXattrName)
 	known := name == "system.posix_acl_access" || name == "system.posix_acl_default"
 	for _, p := range xattrPrefixes {
 		known = known || strings.HasPrefix(name, p) && name != p
 	}
+	path := c.String(sendstream.AttrPath)
+	ino, err := r.paths.inode(ctx, path)
+	if err != nil {
+		return err
+	}
+	tree, value := r.sub.Tree, bytes.Clone(c.Bytes(sendstream.AttrXattrData))
 	switch {
 	case !known:
 		return fmt.Errorf("xattr %q: %w", name, fserr.ErrNotSup)
 	case c.Cmd == sendstream.CmdRemoveXattr:
-		return r.sub.Tree.RemoveXattr(ctx, ino, name)
+		r.later(ctx, c, func(ctx context.Context) error { return tree.RemoveXattr(ctx, ino, name) })
+	case !r.entryXattr(path, inode.Xattr{Name: name, Value: value}):
+		r.later(ctx, c, func(ctx context.Context) error { return tree.SetXattr(ctx, ino, name, value, inode.XattrAny) })
 	}
-	return r.sub.Tree.SetXattr(ctx, ino, name, c.Bytes(sendstream.AttrXattrData), inode.XattrAny)
+	return nil
 }
 
-// setAttrs is chmod, chown and utimes. The time of birth is there from version 2 on.
-func (r *receiver) setAttrs(ctx context.Context, ino ondisk.ObjectID, c *sendstream.Command) error {
-	var a inode.SetAttr
+// setAttrs is chmod, chown and utimes.
+func (r *receiver) setAttrs(ctx context.Context, c *sendstream.Command) error {
+	path := c.String(sendstream.AttrPath)
+	ino, err := r.paths.inode(ctx, path)
+	if err != nil {
+		return err
+	}
+	a, err := attrsOf(c)
+	if err != nil {
+		return err
+	}
+	if ino == inode.RootDir && a.Mode != nil && *a.Mode&modeSetGID != 0 {
+		if err := r.settle(ctx); err != nil {
+			return err
+		}
+		r.plain = false
+	}
+	if e := r.entry(path); e != nil && (!e.parent || c.Cmd != sendstream.CmdUtimes) {
+		e.set(&a, r.sub.Tree.Now())
+		return nil
+	}
+	if ok, err := r.maySet(ctx, path, ino); err != nil {
+		return err
+	} else if !ok {
+		tree := r.sub.Tree
+		r.later(ctx, c, func(ctx context.Context) error { return tree.SetAttrs(ctx, ino, a) }) // says why not
+		return nil
+	}
+	if r.cur.full() {
+		r.ship(ctx)
+	}
+	r.cur.setAttrs(ino, a, placeOf(c))
+	return nil
+}
+
+// modeSetGID on a directory: what is made in it gets its group.
+const modeSetGID = 0o2000
+
+// attrsOf reads the change from a command. The time of birth is there from version 2 on.
+func attrsOf(c *sendstream.Command) (a inode.SetAttr, err error) {
 	switch c.Cmd {
 	case sendstream.CmdChmod:
 		mode := uint32(c.Uint(sendstream.AttrMode)) & ondisk.ModePerm
@@ -179,16 +250,16 @@ func (r *receiver) setAttrs(ctx context.Context, ino ondisk.ObjectID, c *sendstr
 	case sendstream.CmdChown:
 		u, g := c.Uint(sendstream.AttrUID), c.Uint(sendstream.AttrGID)
 		if u>>32 != 0 || g>>32 != 0 {
-			return fmt.Errorf("owner %d, group %d: %w", u, g, fserr.ErrInvalid)
+			return a, fmt.Errorf("owner %d, group %d: %w", u, g, fserr.ErrInvalid)
 		}
 		uid, gid := uint32(u), uint32(g)
 		a.UID, a.GID = &uid, &gid
 	case sendstream.CmdUtimes:
 		a.Access, a.Modify, a.Birth = timespec(c, sendstream.AttrATime), timespec(c, sendstream.AttrMTime), timespec(c, sendstream.AttrOTime)
 	default:
-		return fmt.Errorf("internal: nothing carries %v out", c.Cmd)
+		return a, fmt.Errorf("internal: nothing carries %v out", c.Cmd)
 	}
-	return r.sub.Tree.SetAttrs(ctx, ino, a)
+	return a, nil
 }
 
 // timespec returns a time stamp, nil if there is none.

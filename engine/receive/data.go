@@ -1,6 +1,7 @@
 package receive
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -16,13 +17,13 @@ import (
 // gatherMax is how many bytes of neighbouring writes are gathered before they are written.
 const gatherMax = 4 << 20
 
-// gather holds data of one file that has not been written yet. Every other command, and a write that does not follow,
-// writes it first.
+// gather holds data of one file that is written behind the batch. Every other command, and a write that does not follow,
+// sends it on its way. buf is pooled.
 type gather struct {
-	path string
-	ino  ondisk.ObjectID
-	off  int64
-	buf  []byte
+	ino ondisk.ObjectID
+	at  place // of the first command
+	off int64
+	buf []byte
 }
 
 // offset is a number that can be an offset in a file, or its size.
@@ -34,7 +35,7 @@ func offset(c *sendstream.Command, t sendstream.AttrType) (int64, error) {
 	return int64(v), nil
 }
 
-// write gathers a piece of data.
+// write gathers a piece of data: for the batch if that makes the file, and else to be written behind it.
 func (r *receiver) write(ctx context.Context, c *sendstream.Command) error {
 	off, err := offset(c, sendstream.AttrFileOffset)
 	if err != nil {
@@ -42,37 +43,61 @@ func (r *receiver) write(ctx context.Context, c *sendstream.Command) error {
 	}
 	data, path := c.Bytes(sendstream.AttrData), c.Bytes(sendstream.AttrPath)
 	g := &r.gather
-	if len(g.buf) > 0 && (string(path) != g.path || g.off+int64(len(g.buf)) != off || len(g.buf)+len(data) > gatherMax) {
-		if err := r.flush(ctx); err != nil {
-			return err
-		}
+	if len(g.buf) > 0 && (string(path) != g.at.path || g.off+int64(len(g.buf)) != off || len(g.buf)+len(data) > gatherMax) {
+		r.flush(ctx)
 	}
 	if len(g.buf) == 0 {
-		if g.ino, err = r.paths.inode(ctx, string(path)); err != nil {
+		if r.entryData(ctx, path, off, data) {
+			return nil
+		}
+		ino, err := r.paths.inode(ctx, string(path))
+		if err != nil {
 			return err
 		}
-		g.path, g.off = string(path), off
+		g.ino, g.at, g.off, g.buf = ino, placeOf(c), off, r.buffers.Get(gatherMax)[:0]
 	}
 	g.buf = append(g.buf, data...)
 	return nil
 }
 
-// flush writes what has been gathered.
-func (r *receiver) flush(ctx context.Context) error {
-	g := &r.gather
+// flush sends what has been gathered behind the batch on its way.
+func (r *receiver) flush(ctx context.Context) {
+	g := r.gather
 	if len(g.buf) == 0 {
-		return nil
+		return
 	}
-	data := g.buf
-	g.buf = g.buf[:0]
-	if _, err := r.sub.Tree.WriteAt(ctx, g.ino, data, g.off); err != nil {
-		return fmt.Errorf("write %q: %w", g.path, err)
+	r.gather = gather{}
+	tree := r.sub.Tree
+	r.after(ctx, g.buf, func(ctx context.Context) error {
+		_, err := tree.WriteAt(ctx, g.ino, g.buf, g.off)
+		return g.at.wrap(err)
+	})
+}
+
+func (r *receiver) truncate(ctx context.Context, c *sendstream.Command) error {
+	path := c.String(sendstream.AttrPath)
+	ino, err := r.paths.inode(ctx, path)
+	if err != nil {
+		return err
 	}
+	size, err := offset(c, sendstream.AttrSize)
+	if err != nil {
+		return err
+	}
+	if e := r.entry(path); e != nil && e.Attr.Mode&ondisk.ModeFmt == ondisk.ModeReg && e.Size == uint64(size) {
+		return nil // it is as long as that
+	}
+	tree := r.sub.Tree
+	r.later(ctx, c, func(ctx context.Context) error { return tree.Truncate(ctx, ino, size) })
 	return nil
 }
 
 // clone shares data of another file, of this subvolume or another.
-func (r *receiver) clone(ctx context.Context, ino ondisk.ObjectID, c *sendstream.Command) error {
+func (r *receiver) clone(ctx context.Context, c *sendstream.Command) error {
+	ino, err := r.paths.inode(ctx, c.String(sendstream.AttrPath))
+	if err != nil {
+		return err
+	}
 	id, path := ondisk.UUID(c.UUID(sendstream.AttrCloneUUID)), c.String(sendstream.AttrClonePath)
 	src := r.sources[id]
 	if src == nil {
@@ -102,7 +127,11 @@ func (r *receiver) clone(ctx context.Context, ino ondisk.ObjectID, c *sendstream
 	if v[2] == 0 {
 		return nil
 	}
-	return r.sub.Tree.CloneRange(ctx, inode.Clone{Src: src.tree, SrcIno: from, SrcOff: v[1], N: v[2], Ino: ino, Off: v[0]})
+	tree := r.sub.Tree
+	r.later(ctx, c, func(ctx context.Context) error {
+		return tree.CloneRange(ctx, inode.Clone{Src: src.tree, SrcIno: from, SrcOff: v[1], N: v[2], Ino: ino, Off: v[0]})
+	})
+	return nil
 }
 
 // The modes of fallocate(2) that streams have.
@@ -111,7 +140,11 @@ const (
 	fallocPunchHole = 2
 )
 
-func (r *receiver) fallocate(ctx context.Context, ino ondisk.ObjectID, c *sendstream.Command) error {
+func (r *receiver) fallocate(ctx context.Context, c *sendstream.Command) error {
+	ino, err := r.paths.inode(ctx, c.String(sendstream.AttrPath))
+	if err != nil {
+		return err
+	}
 	off, err := offset(c, sendstream.AttrFileOffset)
 	if err != nil {
 		return err
@@ -120,14 +153,16 @@ func (r *receiver) fallocate(ctx context.Context, ino ondisk.ObjectID, c *sendst
 	if err != nil {
 		return err
 	}
+	tree := r.sub.Tree
 	switch mode := c.Uint(sendstream.AttrFallocateMode); mode {
 	case 0, fallocKeepSize:
-		return r.sub.Tree.Fallocate(ctx, ino, off, n, mode == fallocKeepSize)
+		r.later(ctx, c, func(ctx context.Context) error { return tree.Fallocate(ctx, ino, off, n, mode == fallocKeepSize) })
 	case fallocPunchHole | fallocKeepSize:
-		return r.sub.Tree.PunchHole(ctx, ino, off, n)
+		r.later(ctx, c, func(ctx context.Context) error { return tree.PunchHole(ctx, ino, off, n) })
 	default:
 		return fmt.Errorf("fallocate mode %#x: %w", mode, fserr.ErrNotSup)
 	}
+	return nil
 }
 
 // frame is the data of an encoded write.
@@ -140,11 +175,22 @@ type frame struct {
 }
 
 // encodedWrite stores compressed data as it is, or unpacks it where that cannot be.
-func (r *receiver) encodedWrite(ctx context.Context, ino ondisk.ObjectID, c *sendstream.Command) error {
+func (r *receiver) encodedWrite(ctx context.Context, c *sendstream.Command) error {
+	ino, err := r.paths.inode(ctx, c.String(sendstream.AttrPath))
+	if err != nil {
+		return err
+	}
 	f, err := parseFrame(c)
 	if err != nil {
 		return err
 	}
+	f.data = bytes.Clone(f.data)
+	r.later(ctx, c, func(ctx context.Context) error { return r.writeFrame(ctx, ino, &f) })
+	return nil
+}
+
+// writeFrame is the pipeline's part of encodedWrite.
+func (r *receiver) writeFrame(ctx context.Context, ino ondisk.ObjectID, f *frame) error {
 	if !r.o.ForceDecompress && f.algorithm != ondisk.CompressNone && (f.algorithm != ondisk.CompressLZO || f.sector == sectorSize) {
 		if err := r.allow(ctx, f.algorithm); err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
 	"imgtool/engine/ondisk"
+	"imgtool/engine/sendstream"
 )
 
 // paths walks the paths of a stream within one tree. Every part must be a name of at most 255 bytes that is not "." or
@@ -21,10 +22,50 @@ type paths struct {
 	// last is what was found last: the commands for one inode come together.
 	last    string
 	lastIno ondisk.ObjectID
+	// coming is what is not in the tree yet; nil maps where nothing comes.
+	coming coming
+}
+
+// coming is the new inodes of batches that are being gathered or on their way, and the directories among them. All names
+// in such a directory are coming, too.
+type coming struct {
+	paths map[string]*entry
+	dirs  map[ondisk.ObjectID]*entry
+}
+
+func (c *coming) add(e *entry) {
+	c.paths[e.path] = e
+	if e.isDir() {
+		c.dirs[e.Ino] = e
+	}
+}
+
+func (c *coming) remove(e *entry) {
+	if c.paths[e.path] == e {
+		delete(c.paths, e.path)
+	}
+	delete(c.dirs, e.Ino)
 }
 
 // maxDirs bounds the memory of dirs.
 const maxDirs = 1 << 16
+
+// maxPath is the longest path that a stream may have, in bytes: PATH_MAX of Linux without the terminating NUL. Neither
+// the kernel's send nor its receive know longer ones. It bounds how deep a path is walked, too.
+const maxPath = 4095
+
+// checkPaths refuses paths that are too long, before anything looks at them.
+func checkPaths(c *sendstream.Command) error {
+	for _, a := range c.Attrs {
+		switch a.Type {
+		case sendstream.AttrPath, sendstream.AttrPathTo, sendstream.AttrPathLink, sendstream.AttrClonePath:
+			if len(a.Value) > maxPath {
+				return fmt.Errorf("%v of %d bytes, at most %d are possible: %w", a.Type, len(a.Value), maxPath, fserr.ErrNameTooLong)
+			}
+		}
+	}
+	return nil
+}
 
 func newPaths(tree *inode.FileTree) *paths {
 	p := &paths{tree: tree}
@@ -90,20 +131,43 @@ func (p *paths) dir(ctx context.Context, path string) (ondisk.ObjectID, error) {
 	if err != nil {
 		return 0, err
 	}
-	e, err := p.tree.Lookup(ctx, up, name)
+	e, err := p.lookup(ctx, path, up, name)
 	if err != nil {
 		return 0, err
 	}
-	switch {
-	case e.IsSubvol():
-		return 0, fmt.Errorf("unsafe path: %q is another subvolume: %w", path, fserr.ErrCrossDevice)
-	case e.Type == ondisk.FTSymlink:
+	switch e.typ {
+	case ondisk.FTDir:
+	case ondisk.FTSymlink:
 		return 0, fmt.Errorf("unsafe path: %q is a symbolic link: %w", path, fserr.ErrNotDir)
-	case e.Type != ondisk.FTDir:
+	default:
 		return 0, fmt.Errorf("%q: %w", path, fserr.ErrNotDir)
 	}
-	p.know(path, e.Ino(), true)
-	return e.Ino(), nil
+	p.know(path, e.ino, true)
+	return e.ino, nil
+}
+
+// found is what a path names.
+type found struct {
+	ino ondisk.ObjectID
+	typ uint8 // ondisk.FTDir, ...
+}
+
+// lookup looks a name up, among what is coming first.
+func (p *paths) lookup(ctx context.Context, path string, dir ondisk.ObjectID, name string) (found, error) {
+	if e := p.coming.paths[path]; e != nil {
+		return found{e.Ino, ondisk.ModeToFT(e.Attr.Mode)}, nil
+	}
+	if p.coming.dirs[dir] != nil {
+		return found{}, fmt.Errorf("%q in a new directory: %w", name, fserr.ErrNotFound)
+	}
+	e, err := p.tree.Lookup(ctx, dir, name)
+	if err != nil {
+		return found{}, err
+	}
+	if e.IsSubvol() {
+		return found{}, fmt.Errorf("unsafe path: %q is another subvolume: %w", path, fserr.ErrCrossDevice)
+	}
+	return found{e.Ino(), e.Type}, nil
 }
 
 // inode returns the inode of a path, which may be a directory or a symbolic link itself; "" is the top directory.
@@ -118,13 +182,10 @@ func (p *paths) inode(ctx context.Context, path string) (ondisk.ObjectID, error)
 	if err != nil {
 		return 0, err
 	}
-	e, err := p.tree.Lookup(ctx, dir, name)
+	e, err := p.lookup(ctx, path, dir, name)
 	if err != nil {
 		return 0, err
 	}
-	if e.IsSubvol() {
-		return 0, fmt.Errorf("unsafe path: %q is another subvolume: %w", path, fserr.ErrCrossDevice)
-	}
-	p.know(path, e.Ino(), e.Type == ondisk.FTDir)
-	return e.Ino(), nil
+	p.know(path, e.ino, e.typ == ondisk.FTDir)
+	return e.ino, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 
+	"imgtool/disk"
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
 	"imgtool/engine/ondisk"
@@ -70,7 +71,13 @@ type receiver struct {
 	received subvol.Received
 	paths    *paths
 	gather   gather
-	sources  map[ondisk.UUID]*paths // of clones
+	pipe     *pipeline                // nil between subvolumes
+	buffers  *disk.Pool               // of the pipeline's batches
+	cur      *batch                   // is gathered now
+	behind   bool                     // something has been given to pipe since it was last settled
+	plain    bool                     // new inodes inherit nothing from the top directory, where streams make them
+	settable map[ondisk.ObjectID]bool // inodes of the tree that no flag protects
+	sources  map[ondisk.UUID]*paths   // of clones
 }
 
 // Receive makes the subvolumes that the streams in input describe, and returns those that are there. Each is committed
@@ -154,14 +161,19 @@ func (r *receiver) command(ctx context.Context, c *sendstream.Command) error {
 	return r.tolerate(ctx, at(c, err))
 }
 
-// tolerate counts an error and returns it if it is one too many, or if nothing can work any more.
+// fatal is an error that has been counted and ends the receiving.
+type fatal struct{ error }
+
+func (f fatal) Unwrap() error { return f.error }
+
+// tolerate counts an error and returns it, as a fatal one, if it is one too many, or if nothing can work any more.
 func (r *receiver) tolerate(ctx context.Context, err error) error {
-	if err == nil {
-		return nil
+	if err == nil || isFatal(err) {
+		return err
 	}
 	r.errors++
-	if r.o.MaxErrors > 0 && r.errors >= r.o.MaxErrors || ctx.Err() != nil || errors.Is(err, fserr.ErrAborted) || errors.Is(err, fserr.ErrNoSpace) {
-		return err
+	if r.o.MaxErrors > 0 && r.errors >= r.o.MaxErrors || hopeless(ctx, err) {
+		return fatal{err}
 	}
 	r.o.Stats.Errors.Add(1)
 	if r.o.Failed != nil {
@@ -170,36 +182,17 @@ func (r *receiver) tolerate(ctx context.Context, err error) error {
 	return nil
 }
 
-// at says at which command an error came up.
-func at(c *sendstream.Command, err error) error {
-	if err == nil {
-		return nil
-	}
-	path := c.Bytes(sendstream.AttrPath)
-	if len(path) > shownPath {
-		return fmt.Errorf("offset %d: %v %q...: %w", c.Offset, c.Cmd, path[:shownPath], err)
-	}
-	return fmt.Errorf("offset %d: %v %q: %w", c.Offset, c.Cmd, path, err)
+func isFatal(err error) bool {
+	var f fatal
+	return errors.As(err, &f)
 }
 
-// shownPath is how much of a path a message shows, in bytes.
-const shownPath = 256
-
-// maxPath is the longest path that a stream may have, in bytes: PATH_MAX of Linux without the terminating NUL. Neither
-// the kernel's send nor its receive know longer ones. It bounds how deep a path is walked, too.
-const maxPath = 4095
-
-// checkPaths refuses paths that are too long, before anything looks at them.
-func checkPaths(c *sendstream.Command) error {
-	for _, a := range c.Attrs {
-		switch a.Type {
-		case sendstream.AttrPath, sendstream.AttrPathTo, sendstream.AttrPathLink, sendstream.AttrClonePath:
-			if len(a.Value) > maxPath {
-				return fmt.Errorf("%v of %d bytes, at most %d are possible: %w", a.Type, len(a.Value), maxPath, fserr.ErrNameTooLong)
-			}
-		}
+// at says at which command an error came up, unless that has been said.
+func at(c *sendstream.Command, err error) error {
+	if err == nil || isFatal(err) {
+		return err
 	}
-	return nil
+	return placeOf(c).wrap(err)
 }
 
 // begin starts a subvolume.
@@ -234,10 +227,12 @@ func (r *receiver) begin(ctx context.Context, c *sendstream.Command) error {
 		return err
 	}
 	r.sub, r.info.ID = sub, sub.Tree.ID()
-	r.paths, r.sources, r.gather = newPaths(sub.Tree), map[ondisk.UUID]*paths{}, gather{buf: r.gather.buf[:0]}
+	r.paths, r.sources, r.gather = newPaths(sub.Tree), map[ondisk.UUID]*paths{}, gather{}
 	r.sources[r.received.UUID] = r.paths
-	_, err = sub.Tree.CleanOrphans(ctx) // the parent may have some, being read-only
-	return err
+	if _, err = sub.Tree.CleanOrphans(ctx); err != nil { // the parent may have some, being read-only
+		return err
+	}
+	return r.open(ctx)
 }
 
 // finish makes the subvolume under way, if any, visible and durable.
@@ -245,8 +240,8 @@ func (r *receiver) finish(ctx context.Context) error {
 	if r.sub == nil {
 		return nil
 	}
-	if err := r.tolerate(ctx, r.flush(ctx)); err != nil {
-		return fmt.Errorf("subvolume %s: %w", r.info.Name, err)
+	if err := errors.Join(r.settle(ctx), r.close()); err != nil {
+		return err
 	}
 	if err := r.sub.Finish(ctx, r.received); err != nil {
 		return fmt.Errorf("subvolume %s: %w", r.info.Name, err)
@@ -265,12 +260,18 @@ func (r *receiver) finish(ctx context.Context) error {
 func (r *receiver) giveUp(ctx context.Context) error {
 	sub := r.sub
 	if r.o.KeepPartial {
-		err := r.flush(ctx)
+		err := errors.Join(r.settle(ctx), r.close())
 		if e := sub.Keep(ctx); e == nil {
 			r.info.Partial = true
 			r.done = append(r.done, r.info)
 			return errors.Join(err, r.fs.Commit(ctx))
 		}
+	}
+	if r.pipe != nil {
+		r.pipe.dead.Store(true)
+	}
+	if err := r.close(); err != nil {
+		return err
 	}
 	if err := sub.Discard(ctx); err != nil {
 		if errors.Is(err, fserr.ErrAborted) {
