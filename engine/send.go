@@ -64,8 +64,8 @@ func (fs *FS) Send(ctx context.Context, w io.Writer, o SendOptions) error {
 	return send.Send(ctx, fs, w, so)
 }
 
-// sendSnapshot makes a read-only snapshot of a writable subvolume and sends that in its place, under its name. done
-// deletes it.
+// sendSnapshot makes a hidden read-only snapshot of a writable subvolume and sends that in its place, under its name. done
+// drops it; a process that is killed first leaves it to the next opening for writing.
 func (fs *FS) sendSnapshot(ctx context.Context, o *send.Options) (done func() error, err error) {
 	root, err := fs.db.Root(ctx, o.Subvol)
 	if err != nil {
@@ -79,25 +79,14 @@ func (fs *FS) sendSnapshot(ctx context.Context, o *send.Options) (done func() er
 			return nil, err
 		}
 	}
-	top := subvol.Place{Tree: ondisk.FSTree, Dir: ondisk.FirstFreeObjectID}
-	var id ondisk.TreeID
-	for n := 0; ; n++ {
-		top.Name = fmt.Sprintf(".imgtool-send-%d-%d", o.Subvol, n)
-		id, err = fs.subvols.Snapshot(ctx, subvol.SnapshotSpec{Source: o.Subvol, Dest: top, Readonly: true})
-		if !errors.Is(err, fserr.ErrExist) {
-			break
-		}
-	}
+	snap, err := fs.subvols.SnapshotHidden(ctx, o.Subvol)
 	if err != nil {
 		return nil, fmt.Errorf("snapshot for sending: %w", err)
 	}
-	o.Subvol = id
+	o.Subvol = snap.ID()
 	return func() error {
 		ctx := context.WithoutCancel(ctx)
-		err := fs.DeleteSubvolumeID(ctx, id)
-		if err == nil {
-			err = fs.CleanSubvolumes(ctx)
-		}
+		err := snap.Discard(ctx)
 		if err == nil {
 			err = fs.Commit(ctx)
 		}

@@ -18,7 +18,8 @@ type capture struct {
 	db     *txn.DB
 	gen    ondisk.Generation
 	ticket *pin.Ticket
-	users  int // the view itself counts as one
+	users  int  // the view itself counts as one
+	hidden bool // a subvolume without references counts as there
 
 	roots, chunks rooted // commit roots of the root tree and the chunk tree
 	target        rooted // the view's tree
@@ -120,7 +121,7 @@ func (c *capture) rootItem(ctx context.Context, id ondisk.TreeID) (item ondisk.R
 			"a block of generation %d was re-used while a ticket of it lives", c.gen)
 	}
 	item = txn.DecodeRootItem(data)
-	if id.IsSubvolume() && item.Refs() == 0 {
+	if id.IsSubvolume() && item.Refs() == 0 && !c.hidden {
 		return item, fmt.Errorf("subvolume %d is being deleted: %w", id, fserr.ErrNotFound)
 	}
 	return item, nil

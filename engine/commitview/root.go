@@ -58,7 +58,7 @@ func (v *View) takeBare(ctx context.Context, w *walk) (done bool, err error) {
 			b = root.Ref()
 		}
 		if gen != facts.gen {
-			look = new(capture) // of this very generation: the root item must be the one of this root
+			look = &capture{hidden: v.hidden} // of this very generation: the root item must be the one of this root
 			look.fill(v.db, gen, true)
 		}
 	})

@@ -22,6 +22,8 @@ type Options struct {
 	Counters *Counters
 	// Name is whose view this is, for messages about readers that hold space back.
 	Name string
+	// Hidden says that the tree may have no references: a subvol.Hidden.
+	Hidden bool
 }
 
 // View is one reader's view of one tree as of the last commit. It has what inode.Source wants, so a subvolume is read
@@ -33,6 +35,7 @@ type View struct {
 	id       ondisk.TreeID
 	name     string
 	counters *Counters
+	hidden   bool // the tree may have no references
 	mutant   mutant
 
 	policy atomic.Uint32 // in effect
@@ -71,7 +74,7 @@ func Open(ctx context.Context, db *txn.DB, tree ondisk.TreeID, o Options) (*View
 		return nil, fmt.Errorf("policy shared reads blocks that may be re-used by other trees meanwhile: it must be allowed explicitly: %w",
 			fserr.ErrInvalid)
 	}
-	v := &View{db: db, id: tree, name: o.Name, counters: o.Counters}
+	v := &View{db: db, id: tree, name: o.Name, counters: o.Counters, hidden: o.Hidden}
 	v.mutant, _ = ctx.Value(mutantKey{}).(mutant)
 	if v.counters == nil {
 		v.counters = new(Counters)
@@ -92,7 +95,11 @@ func Open(ctx context.Context, db *txn.DB, tree ondisk.TreeID, o Options) (*View
 
 // withoutTicket turns a view just opened into one of a policy that takes the commit root anew for each search.
 func (v *View) withoutTicket(ctx context.Context, p Policy) error {
-	root, err := v.db.Root(ctx, v.id)
+	find := v.db.Root
+	if v.hidden {
+		find = v.db.AnyRoot
+	}
+	root, err := find(ctx, v.id)
 	if err != nil {
 		return err
 	}
@@ -176,7 +183,7 @@ func (v *View) adopt(c *capture) error {
 
 // capture takes generation, commit roots and ticket under one hold of commitRootMu, then finds the tree.
 func (v *View) capture(ctx context.Context) (*capture, error) {
-	c := new(capture)
+	c := &capture{hidden: v.hidden}
 	v.db.WithCommitRoots(func(gen ondisk.Generation) { c.fill(v.db, gen, v.mutant != lateTicket) })
 	v.counters.by[Epoch].tickets.Add(1)
 	if c.ticket != nil && v.name != "" {

@@ -428,3 +428,104 @@ func TestROSnapshot(t *testing.T) {
 	}
 	l.close()
 }
+
+// TestHiddenSnapshot: the snapshot through which a writable subvolume is sent is seen by nobody, cleaners leave it alone,
+// the stream is that of an ordinary snapshot, and a crash meanwhile leaves nothing of it.
+func TestHiddenSnapshot(t *testing.T) {
+	defer send.SmallSegments(512)()
+	for _, policy := range []commitview.Policy{commitview.Epoch, commitview.CloneRoot} {
+		t.Run(policy.String(), func(t *testing.T) {
+			l := newLab(t, 300)
+			before, err := l.fs.Subvolumes(t.Context())
+			l.must(err)
+			used := l.fs.Usage()
+			o := engine.SendOptions{Path: "/a", ParentPath: "/s", ForceROSnapshot: true, Options: send.Options{Policy: policy}}
+			var hidden, seen, full bytes.Buffer
+			var crashed *disk.Mem
+			meanwhile := func(n int) error {
+				if crashed != nil {
+					return nil
+				}
+				list, err := l.fs.Subvolumes(t.Context())
+				l.must(err)
+				if len(list) != len(before) {
+					t.Errorf("%d subvolumes are seen, before: %d", len(list), len(before))
+				}
+				l.must(l.fs.CleanSubvolumes(t.Context()))
+				l.snapshot("/a", "/meanwhile") // a commit
+				l.must(l.fs.DeleteSubvolume(t.Context(), "/meanwhile"))
+				l.must(l.fs.CleanSubvolumes(t.Context()))
+				l.must(l.fs.Commit(t.Context()))
+				crashed = l.mem.Clone()
+				return nil
+			}
+			l.must(l.fs.Send(t.Context(), io.MultiWriter(&gate{fn: meanwhile}, &hidden), o))
+			o.ParentPath = ""
+			l.must(l.fs.Send(t.Context(), &full, o))
+			if now := l.fs.Usage(); now.Data.Used != used.Data.Used || now.Metadata.Used != used.Metadata.Used {
+				t.Errorf("in use %d and %d, before the sends %d and %d", now.Data.Used, now.Metadata.Used, used.Data.Used, used.Metadata.Used)
+			}
+			l.snapshot("/a", "/ordinary")
+			o.Path, o.ForceROSnapshot, o.Name = "/ordinary", false, "a"
+			for _, c := range []struct {
+				parent string
+				got    *bytes.Buffer
+			}{{"/s", &hidden}, {"", &full}} {
+				seen.Reset()
+				o.ParentPath = c.parent
+				l.must(l.fs.Send(t.Context(), &seen, o))
+				if a, b := withoutUUID(c.got.Bytes()), withoutUUID(seen.Bytes()); !bytes.Equal(a, b) {
+					t.Errorf("parent %q: %d bytes of the hidden snapshot, %d of an ordinary one", c.parent, len(a), len(b))
+				}
+			}
+			l.close()
+			path := filepath.Join(t.TempDir(), "crashed")
+			l.must(crashed.WriteFile(path))
+			oracle.Check(t, path)
+			if n := orphans(t, path); n != 1 {
+				t.Errorf("the crash left %d dead subvolumes, want the hidden snapshot", n)
+			}
+			again, err := engine.Open(t.Context(), path, engine.OpenOptions{})
+			l.must(err)
+			list, err := again.Subvolumes(t.Context())
+			l.must(err)
+			if now := again.Usage(); len(list) != len(before) || now.Data.Used != used.Data.Used {
+				t.Errorf("after the crash: %d subvolumes, %d bytes of data; before the send %d and %d", len(list), now.Data.Used, len(before), used.Data.Used)
+			}
+			l.must(again.Commit(t.Context()))
+			l.must(again.Close())
+			oracle.Check(t, path)
+			if n := orphans(t, path); n != 0 {
+				t.Errorf("%d dead subvolumes are left", n)
+			}
+		})
+	}
+}
+
+// orphans counts the orphan items of an image's root tree: its dead subvolumes.
+func orphans(t *testing.T, path string) (n int) {
+	t.Helper()
+	fs, err := engine.Open(t.Context(), path, engine.OpenOptions{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := ondisk.Key{ObjectID: ondisk.OrphanObjectID, Type: ondisk.OrphanItemKey}
+	last := ondisk.Key{ObjectID: ondisk.OrphanObjectID, Type: ondisk.OrphanItemKey, Offset: ^uint64(0)}
+	err = fs.DB().RootTree().Scan(t.Context(), first, last, func(ondisk.Key, []byte) (bool, error) {
+		n++
+		return true, nil
+	})
+	if err := errors.Join(err, fs.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// withoutUUID is a stream without its first command's checksum and the UUID of the subvolume, which each snapshot has
+// anew: "subvol" and "snapshot" begin with the path, here of one byte, and go on with it.
+func withoutUUID(stream []byte) []byte {
+	b := bytes.Clone(stream)
+	clear(b[17+6 : 17+10])
+	clear(b[17+10+5+4:][:16])
+	return b
+}

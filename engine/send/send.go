@@ -79,12 +79,13 @@ type Stats struct {
 
 // sender is one send under way. It belongs to one goroutine, but for out and what out has in hand.
 type sender struct {
-	o     Options
-	db    *txn.DB
-	ctx   context.Context
-	label string // whose tickets these are
-	stats *Stats
-	views []*commitview.View // of send, parent, the other sources and extents
+	o       Options
+	db      *txn.DB
+	subvols *subvol.Manager
+	ctx     context.Context
+	label   string // whose tickets these are
+	stats   *Stats
+	views   []*commitview.View // of send, parent, the other sources and extents
 
 	send, parent *tree
 	sources      []*tree // what may be cloned from, by id; send is one of them
@@ -143,7 +144,7 @@ func Send(ctx context.Context, fs FS, w io.Writer, o Options) (err error) {
 		return err
 	}
 	defer done()
-	s := &sender{o: o, db: fs.DB(), ctx: ctx, stats: o.Stats, label: fmt.Sprintf("send of subvolume %d", o.Subvol),
+	s := &sender{o: o, db: fs.DB(), subvols: fs.Subvols(), ctx: ctx, stats: o.Stats, label: fmt.Sprintf("send of subvolume %d", o.Subvol),
 		waiting: map[ondisk.ObjectID]*waitingMove{}, pending: map[ondisk.ObjectID][]*move{}, orphans: map[inoGen]*orphanDir{},
 		made: map[ondisk.ObjectID]bool{}, paths: newCache[inoGen, knownPath](cachedPaths)}
 	defer s.close()
@@ -181,7 +182,7 @@ func begin(ctx context.Context, fs FS, o Options, ids []ondisk.TreeID) (name str
 		}
 	}()
 	for _, id := range ids {
-		root, err := fs.DB().Root(ctx, id)
+		root, err := m.Readable(ctx, id)
 		if err != nil {
 			return "", nil, err
 		}

@@ -65,12 +65,12 @@ type firstRef struct {
 }
 
 func openTree(ctx context.Context, s *sender, id ondisk.TreeID) (*tree, error) {
-	root, err := s.db.Root(ctx, id)
+	root, err := s.subvols.Readable(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	view, err := commitview.Open(ctx, s.db, id, commitview.Options{Policy: s.o.Policy, AllowUnsafe: s.o.AllowUnsafe,
-		Counters: s.o.Counters, Name: s.label})
+		Counters: s.o.Counters, Name: s.label, Hidden: s.subvols.IsHidden(id)})
 	if err != nil {
 		return nil, err
 	}

@@ -175,8 +175,8 @@ func (m *Manager) orphans(ctx context.Context) ([]ondisk.TreeID, error) {
 		return nil, err
 	}
 	for _, id := range named {
-		if m.incoming.has(id) {
-			continue // not dead but unborn
+		if m.incoming.get(id) != notIncoming {
+			continue // not dead but unborn, or hidden
 		}
 		root, err := m.db.AnyRoot(ctx, id)
 		if errors.Is(err, fserr.ErrNotFound) {

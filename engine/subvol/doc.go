@@ -13,7 +13,7 @@
 // the count is not zero deletion and the flip to writable are refused.
 //
 // A subvolume that is received takes many transactions too. Until it is complete it is an Incoming, which a crash makes a
-// deleted one.
+// deleted one. So is a Hidden, the read-only snapshot through which a writable subvolume is sent.
 package subvol
 
 import (

@@ -31,26 +31,35 @@ type Received struct {
 	STransID ondisk.Generation // the original's ctransid
 }
 
-// incomings are the ids of those under way, which Clean leaves alone.
+// incomings are the ids of trees that look deleted and are not, which Clean leaves alone.
 type incomings struct {
 	mu  sync.Mutex
-	ids map[ondisk.TreeID]bool
+	ids map[ondisk.TreeID]incomingKind
 }
 
-func (s *incomings) set(id ondisk.TreeID, under bool) {
+// incomingKind is why a tree without references is none that has been deleted.
+type incomingKind uint8
+
+const (
+	notIncoming    incomingKind = iota
+	underWay                    // an Incoming
+	hiddenSnapshot              // a Hidden
+)
+
+func (s *incomings) set(id ondisk.TreeID, kind incomingKind) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ids == nil {
-		s.ids = map[ondisk.TreeID]bool{}
+		s.ids = map[ondisk.TreeID]incomingKind{}
 	}
-	if under {
-		s.ids[id] = true
+	if kind != notIncoming {
+		s.ids[id] = kind
 	} else {
 		delete(s.ids, id)
 	}
 }
 
-func (s *incomings) has(id ondisk.TreeID) bool {
+func (s *incomings) get(id ondisk.TreeID) incomingKind {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.ids[id]
@@ -73,18 +82,18 @@ func (m *Manager) Begin(ctx context.Context, p Place, source ondisk.TreeID) (*In
 	if err != nil {
 		return nil, err
 	}
-	m.incoming.set(id, true)
+	m.incoming.set(id, underWay)
 	if source == 0 {
 		err = m.beginEmpty(ctx, id, parent.Config())
 	} else {
-		err = m.beginCopy(ctx, id, source, p)
+		err = m.beginCopy(ctx, id, SnapshotSpec{Source: source, Dest: p})
 	}
 	var root *txn.Root
 	if err == nil {
 		root, err = m.db.AnyRoot(ctx, id)
 	}
 	if err != nil {
-		m.incoming.set(id, false)
+		m.incoming.set(id, notIncoming)
 		return nil, fmt.Errorf("begin subvolume %s: %w", p.Name, err)
 	}
 	return &Incoming{Tree: inode.New(parent.Config(), root.Tree), m: m, root: root, place: p}, nil
@@ -111,8 +120,9 @@ func (m *Manager) beginEmpty(ctx context.Context, id ondisk.TreeID, cfg *inode.C
 	return errors.Join(err, h.End(ctx))
 }
 
-func (m *Manager) beginCopy(ctx context.Context, id, source ondisk.TreeID, p Place) error {
-	src, err := m.db.Root(ctx, source)
+// beginCopy makes a hidden snapshot and commits.
+func (m *Manager) beginCopy(ctx context.Context, id ondisk.TreeID, spec SnapshotSpec) error {
+	src, err := m.db.Root(ctx, spec.Source)
 	if err != nil {
 		return err
 	}
@@ -120,7 +130,7 @@ func (m *Manager) beginCopy(ctx context.Context, id, source ondisk.TreeID, p Pla
 	if err != nil {
 		return err
 	}
-	op := &pendingSnapshot{m: m, spec: SnapshotSpec{Source: source, Dest: p}, src: src, id: id, hidden: true}
+	op := &pendingSnapshot{m: m, spec: spec, src: src, id: id, hidden: true}
 	h.AddPending(op)
 	if err := h.EndAndCommit(ctx); err != nil {
 		return err
@@ -175,7 +185,7 @@ func (in *Incoming) publish(ctx context.Context, fn func(*txn.Handle, *ondisk.Ro
 		h.Abort(err)
 	}
 	err = errors.Join(err, h.End(ctx))
-	in.m.incoming.set(in.root.ID(), false)
+	in.m.incoming.set(in.root.ID(), notIncoming)
 	return err
 }
 
@@ -206,12 +216,16 @@ func (in *Incoming) link(ctx context.Context, h *txn.Handle, parent *inode.FileT
 // Discard drops the subvolume. If it fails, or the process ends first, the next opening for writing does it.
 func (in *Incoming) Discard(ctx context.Context) error {
 	in.Tree.SetReadOnly(true)
-	done, err := in.m.lockDropping(ctx)
+	return in.m.discard(ctx, in.root)
+}
+
+func (m *Manager) discard(ctx context.Context, root *txn.Root) error {
+	done, err := m.lockDropping(ctx)
 	if err != nil {
 		return err
 	}
 	defer done()
-	err = Drop(ctx, in.m.db, in.root.ID())
-	in.m.incoming.set(in.root.ID(), false)
+	err = Drop(ctx, m.db, root.ID())
+	m.incoming.set(root.ID(), notIncoming)
 	return err
 }

@@ -66,7 +66,7 @@ func (m *Manager) countSend(ctx context.Context, name string, id ondisk.TreeID) 
 	if !id.IsSubvolume() {
 		return fmt.Errorf("tree %v is no subvolume: %w", id, fserr.ErrInvalid)
 	}
-	root, err := m.db.Root(ctx, id)
+	root, err := m.Readable(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -75,7 +75,7 @@ func (m *Manager) countSend(ctx context.Context, name string, id ondisk.TreeID) 
 	defer s.mu.Unlock()
 	it := root.Snapshot()
 	switch {
-	case s.closing[id] > 0 || it.Refs() == 0:
+	case s.closing[id] > 0 || it.Refs() == 0 && !m.IsHidden(id):
 		return fmt.Errorf("subvolume %d is being deleted or made writable: %w", id, fserr.ErrNotFound)
 	case it.Flags()&ondisk.RootSubvolReadonly == 0:
 		return fmt.Errorf("subvolume %d is not read-only: %w", id, fserr.ErrPerm)

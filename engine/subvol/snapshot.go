@@ -133,7 +133,7 @@ type pendingSnapshot struct {
 	dest *inode.FileTree
 	id   ondisk.TreeID
 	err  error
-	// hidden makes it an Incoming: no entry (dest is not set), no references, no UUID items, and an orphan item.
+	// hidden makes it an Incoming or Hidden: no entry (dest is not set), no references, no UUID items, and an orphan item.
 	hidden bool
 }
 
