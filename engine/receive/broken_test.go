@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -235,5 +236,32 @@ func TestBusyStream(t *testing.T) {
 		if err := b.receive(t, c.s.end(), receive.Options{}, true); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
 			t.Errorf("%s: %v", c.name, err)
 		}
+	}
+}
+
+// TestEdited changes streams in ways that make sense, some commands at a time, and receives them in the plain way, too.
+func TestEdited(t *testing.T) {
+	b, rng := newBroken(t), rand.New(rand.NewPCG(uint64(oracle.Seed(t)), 12))
+	n := 300
+	if oracle.Soak() {
+		n = 40_000
+	}
+	var donors []*parts
+	for _, in := range b.list {
+		donors = append(donors, takeApart(in))
+	}
+	for range n {
+		i := rng.IntN(len(b.list))
+		program := make([]byte, 8*(1+rng.IntN(12)))
+		for j := range program {
+			program[j] = byte(rng.Uint32())
+		}
+		p := takeApart(b.list[i])
+		p.edit(program, donors)
+		stream := p.join()
+		t.Run(fmt.Sprintf("%d-%x", i, program), func(t *testing.T) {
+			_ = b.receive(t, stream, receive.Options{MaxErrors: -1}, false)
+			b.likePlain(t, stream)
+		})
 	}
 }

@@ -51,7 +51,7 @@ func (r *receiver) write(ctx context.Context, c *sendstream.Command) error {
 			return nil
 		}
 		ino, err := r.paths.inode(ctx, string(path))
-		if err != nil {
+		if err != nil || len(data) == 0 {
 			return err
 		}
 		g.ino, g.at, g.off, g.buf = ino, placeOf(c), off, r.buffers.Get(gatherMax)[:0]

@@ -8,7 +8,7 @@ import (
 
 // FuzzReceive receives streams that are changed byte by byte, and in ways that make sense (see parts.edit), with their
 // checksums mended: see base.receive for what must be true of each. The bits of options: 1 unpacks, 2 keeps what is
-// partial, 4 tolerates errors, 8 stops behind the first end.
+// partial, 4 tolerates errors and compares with the plain way, 8 stops behind the first end.
 func FuzzReceive(f *testing.F) {
 	before, list := seeds(f)
 	b := newBase(f, before...)
@@ -32,6 +32,10 @@ func FuzzReceive(f *testing.F) {
 		if options&4 != 0 {
 			o.MaxErrors = -1
 		}
-		_ = b.receive(t, p.join(), o, false)
+		in := p.join()
+		_ = b.receive(t, in, o, false)
+		if o.MaxErrors < 0 {
+			b.likePlain(t, in)
+		}
 	})
 }

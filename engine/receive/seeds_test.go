@@ -101,6 +101,7 @@ func TestSeeds(t *testing.T) {
 		if err := b.receive(t, in, receive.Options{}, true); err != nil {
 			t.Errorf("seed %d: %v", i, err)
 		}
+		b.likePlain(t, in)
 		p := takeApart(in)
 		if got := p.join(); string(got) != string(in) {
 			t.Errorf("seed %d of %d bytes was put together to %d", i, len(in), len(got))
