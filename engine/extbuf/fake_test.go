@@ -25,9 +25,12 @@ var (
 
 // fakeIO is a BlockIO in memory: per copy a map of blocks. Hooks run without its lock.
 type fakeIO struct {
-	mu      sync.Mutex
-	copies  []map[ondisk.Logical][]byte
-	reads   map[ondisk.Logical]int
+	mu     sync.Mutex
+	copies []map[ondisk.Logical][]byte
+	reads  map[ondisk.Logical]int // by first address
+
+	requests []int // blocks of each read
+
 	writes  []ondisk.Logical // first addresses of the runs written
 	sizes   []int
 	onRead  func(l ondisk.Logical, copy int) error
@@ -61,8 +64,11 @@ func (f *fakeIO) ReadCopy(ctx context.Context, l ondisk.Logical, p []byte, i int
 	}
 	f.mu.Lock()
 	f.reads[l]++
+	f.requests = append(f.requests, len(p)/testNode)
 	clear(p)
-	copy(p, f.copies[i][l])
+	for off := 0; off < len(p); off += testNode {
+		copy(p[off:], f.copies[i][l+ondisk.Logical(off)])
+	}
 	f.mu.Unlock()
 	if f.late != nil {
 		f.late(l)

@@ -95,8 +95,12 @@ func isCancel(err error) bool {
 func (c *Cache) fly(ctx context.Context, s *shard, addr ondisk.Logical, f *flight) (*Buffer, error) {
 	c.counters.misses.Add(1)
 	b := c.newBuffer(addr)
-	err := c.readCopies(ctx, b, &f.want)
+	return c.land(s, addr, f, b, c.readCopies(ctx, b, &f.want))
+}
 
+// land ends a flight: it publishes the block, if err is nil and nothing has come in between, and returns it with one more
+// reference.
+func (c *Cache) land(s *shard, addr ondisk.Logical, f *flight, b *Buffer, err error) (*Buffer, error) {
 	s.mu.Lock()
 	delete(s.flights, addr)
 	var other *Buffer

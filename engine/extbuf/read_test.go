@@ -257,28 +257,3 @@ func TestFlightOfAnother(t *testing.T) {
 		})
 	}
 }
-
-func TestPrefetch(t *testing.T) {
-	f := newFakeIO(1)
-	var wants []Want
-	for i := range 8 {
-		key := f.put(0, at(i), 7, ondisk.FSTree)
-		wants = append(wants, Want{at(i), Expect{Gen: 7, FirstKey: &key}})
-	}
-	wants = append(wants, Want{at(99), Expect{Gen: 7}}) // does not exist: nobody hears of it
-	c := newTestCache(t, f)
-	c.Prefetch(t.Context(), wants)
-	c.prefetch.wg.Wait()
-	for i := range 8 {
-		b := c.Lookup(at(i))
-		if b == nil {
-			t.Fatalf("block %d was not read", i)
-		}
-		b.Release()
-	}
-	c.Prefetch(t.Context(), wants[:8])
-	c.prefetch.wg.Wait()
-	if n := c.Stats().Misses; n != 9 {
-		t.Errorf("%d reads", n)
-	}
-}
