@@ -20,8 +20,7 @@ func (v *View) CopyLeaf(ctx context.Context, key ondisk.Key, dst ondisk.Block, a
 		slot = w.leaf().slot
 		copy(dst, w.leaf().block)
 		if w.n > 1 && ahead > 0 && w.policy != Shared {
-			up := &w.steps[w.n-2]
-			prefetch(ctx, w.db.cache, up.block, up.slot+1, ahead, 0)
+			w.prefetchBehind(ctx, &w.steps[w.n-2], ahead)
 		}
 		return nil
 	})
@@ -39,11 +38,13 @@ func (v *View) CopyBlock(ctx context.Context, level uint8, key ondisk.Key, dst o
 	})
 }
 
-// Prefetch begins to read at most n of the blocks that a copied node points to, from a slot on: those newer than a
-// generation. It is advice; a block that is not what the pointer promises any more does not get into the cache.
-func (v *View) Prefetch(ctx context.Context, node ondisk.Block, slot, n int, newer ondisk.Generation) {
+// Prefetch begins to read the blocks that slots of a copied node point to, in ascending order and at most MaxPrefetch of
+// them, for a reader that comes to one after the other. It does nothing while half of them are there or on their way:
+// so that they are asked for by the half, and neighbours on the disk are read at once. It is advice; a block that is
+// not what the pointer promises any more does not get into the cache.
+func (v *View) Prefetch(ctx context.Context, node ondisk.Block, slots []int) {
 	if v.Policy() != Shared {
-		prefetch(ctx, v.db.Cache(), node, slot, n, newer)
+		prefetch(ctx, v.db.Cache(), node, slots)
 	}
 }
 
@@ -56,21 +57,31 @@ func (v *View) Leave() {
 	}
 }
 
-// maxPrefetch bounds the reads that one call begins.
-const maxPrefetch = 16
+// MaxPrefetch bounds the reads that one Prefetch begins.
+const MaxPrefetch = 32
 
-func prefetch(ctx context.Context, cache *extbuf.Cache, node ondisk.Block, slot, n int, newer ondisk.Generation) {
-	var wants [maxPrefetch]extbuf.Want
-	var firsts [maxPrefetch]ondisk.Key
-	list := wants[:0]
-	for i := slot; i < items(node) && len(list) < min(n, maxPrefetch); i++ {
-		p := ofPointer(node, i)
-		if p.gen <= newer {
-			continue
-		}
-		k := &firsts[len(list)]
-		*k = p.first
-		list = append(list, extbuf.Want{Addr: p.addr, Expect: extbuf.Expect{Level: p.level, Gen: p.gen, FirstKey: k}})
+func prefetch(ctx context.Context, cache *extbuf.Cache, node ondisk.Block, slots []int) {
+	slots = slots[:min(len(slots), MaxPrefetch)]
+	if len(slots) == 0 || cache.Knows(node.BlockPtr(slots[len(slots)/2])) {
+		return
 	}
-	cache.Prefetch(ctx, list)
+	var wants [MaxPrefetch]extbuf.Want
+	var firsts [MaxPrefetch]ondisk.Key
+	for n, i := range slots {
+		p := ofPointer(node, i)
+		firsts[n] = p.first
+		wants[n] = extbuf.Want{Addr: p.addr, Expect: extbuf.Expect{Level: p.level, Gen: p.gen, FirstKey: &firsts[n]}}
+	}
+	cache.Prefetch(ctx, wants[:len(slots)])
+}
+
+// prefetchBehind is prefetch for the n blocks behind the one that the path goes to from a node.
+func (w *walk) prefetchBehind(ctx context.Context, node *step, n int) {
+	var slots [MaxPrefetch]int
+	first := node.slot + 1
+	n = min(n, MaxPrefetch, items(node.block)-first)
+	for i := range n {
+		slots[i] = first + i
+	}
+	prefetch(ctx, w.db.cache, node.block, slots[:max(n, 0)])
 }

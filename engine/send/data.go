@@ -1,9 +1,11 @@
 package send
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"imgtool/disk"
 	"imgtool/engine/commitview"
@@ -13,8 +15,12 @@ import (
 	"imgtool/engine/txn"
 )
 
-// readSize is the largest single read of data, bytes.
-const readSize = 512 << 10
+// readSize is the largest single read of data, and readGap the largest gap between two pieces of data that is read
+// rather than left out, bytes: a read costs as much as so many bytes more.
+const (
+	readSize = 512 << 10
+	readGap  = 32 << 10
+)
 
 // fill is file data that a segment waits for. What it names cannot go away while the subvolume is being sent, whatever
 // its tickets do: see the package comment.
@@ -40,6 +46,51 @@ func (f *fill) span() (from, to uint64) {
 	return from &^ (sectorSize - 1), (to + sectorSize - 1) &^ (sectorSize - 1)
 }
 
+// run is fills of one segment that one read brings in: they lie next to one another on the disk, with gaps that are
+// cheaper to read than to leave out.
+type run struct {
+	seg      *segment
+	fills    []fill // ascending by place, all with verify or all without
+	from, to uint64 // whole sectors
+	gaps     bool
+}
+
+// plan sorts the fills of a segment by their place on the disk and cuts them into runs.
+func (s *segment) plan() {
+	slices.SortFunc(s.fills, func(a, b fill) int {
+		if a.verify != b.verify {
+			if a.verify {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(a.addr, b.addr), cmp.Compare(a.off, b.off))
+	})
+	s.runs = split(s.runs[:0], run{seg: s, fills: s.fills}, readGap)
+}
+
+// split appends the runs that fills which are sorted already make, if gaps of so many bytes are read.
+func split(runs []run, r run, gap uint64) []run {
+	for i := 0; i < len(r.fills); {
+		next := run{seg: r.seg}
+		next.from, next.to = r.fills[i].span()
+		j := i + 1
+		for ; j < len(r.fills) && r.fills[j].verify == r.fills[i].verify; j++ {
+			// A fill may begin in the sector in which the one before ends, or be of the same compressed extent.
+			a, b := r.fills[j].span()
+			if a > next.to && a-next.to > gap || max(b, next.to)-next.from > readSize {
+				break
+			}
+			next.gaps = next.gaps || a > next.to
+			next.to = max(next.to, b)
+		}
+		next.fills = r.fills[i:j]
+		runs = append(runs, next)
+		i = j
+	}
+	return runs
+}
+
 // dataReader reads the data of one subvolume. It is safe for concurrent use.
 type dataReader struct {
 	db   *txn.DB
@@ -49,42 +100,37 @@ type dataReader struct {
 	csum ondisk.CsumType
 }
 
-// fill brings in the data of a segment: neighbours on the disk in one read.
-func (d *dataReader) fill(ctx context.Context, s *segment) error {
-	for i := 0; i < len(s.fills); {
-		from, to := s.fills[i].span()
-		j := i + 1
-		for ; j < len(s.fills) && s.fills[j].verify == s.fills[i].verify; j++ {
-			a, b := s.fills[j].span()
-			// A fill may begin in the sector in which the one before ends, or be of the same compressed extent.
-			if a > to || a < from || max(b, to)-from > readSize {
-				break
-			}
-			to = max(to, b)
-		}
-		if err := d.run(ctx, s, s.fills[i:j], from, to); err != nil {
-			return err
-		}
-		i = j
+// run brings in the data of a run. What lies in a gap is nobody's business: if the whole cannot be had, the parts are
+// tried. The error is that of the fill that comes first in the stream, at.
+func (d *dataReader) run(ctx context.Context, r *run) (at int, err error) {
+	if at, err = d.read(ctx, r); err == nil || !r.gaps || ctx.Err() != nil {
+		return at, err
 	}
-	return nil
+	err = nil
+	for _, part := range split(nil, *r, 0) {
+		if n, bad := d.read(ctx, &part); bad != nil && (err == nil || n < at) {
+			at, err = n, bad
+		}
+	}
+	return at, err
 }
 
-// run reads [from, to) and copies what the fills want of it.
-func (d *dataReader) run(ctx context.Context, s *segment, fills []fill, from, to uint64) error {
-	if to-from > disk.MaxPooled {
-		return d.bad(&fills[0], "extent of %d bytes on disk", to-from)
+// read reads [from, to), verifies what the fills want of it and copies it to them.
+func (d *dataReader) read(ctx context.Context, r *run) (at int, err error) {
+	f := &r.fills[0]
+	if r.to-r.from > disk.MaxPooled {
+		return f.pos, d.bad(f, "extent of %d bytes on disk", r.to-r.from)
 	}
-	buf := d.pool.Get(int(to - from))
+	buf := d.pool.Get(int(r.to - r.from))
 	defer d.pool.Put(buf)
-	if err := d.sectors(ctx, &fills[0], from, buf); err != nil {
-		return err
+	if at, err = d.sectors(ctx, r, buf); err != nil {
+		return at, err
 	}
 	var whole []byte
 	var of ondisk.Logical
-	for i := range fills {
-		f := &fills[i]
-		dst, src := s.buf[f.pos:f.pos+f.n], buf[uint64(f.addr)-from:]
+	for i := range r.fills {
+		f := &r.fills[i]
+		dst, src := r.seg.buf[f.pos:f.pos+f.n], buf[uint64(f.addr)-r.from:]
 		if f.comp == 0 || f.raw {
 			copy(dst, src)
 			continue
@@ -92,12 +138,12 @@ func (d *dataReader) run(ctx context.Context, s *segment, fills []fill, from, to
 		if of != f.addr { // several pieces of one extent follow one another
 			whole, of = make([]byte, f.ram), f.addr
 			if err := compress.Decompress(f.comp, whole, src[:f.packed], sectorSize); err != nil {
-				return d.bad(f, "extent at %d: %v", f.addr, err)
+				return f.pos, d.bad(f, "extent at %d: %v", f.addr, err)
 			}
 		}
 		copy(dst, whole[f.off:])
 	}
-	return nil
+	return 0, nil
 }
 
 func (d *dataReader) bad(f *fill, format string, args ...any) error {
@@ -106,45 +152,71 @@ func (d *dataReader) bad(f *fill, format string, args ...any) error {
 	return c
 }
 
-// sectors fills p with the whole sectors at addr, verified; f is for messages.
-func (d *dataReader) sectors(ctx context.Context, f *fill, addr uint64, p []byte) error {
-	vol := d.db.Volume()
-	copies := max(vol.Copies(ondisk.Logical(addr)), 1)
+// sectors fills p with the whole sectors of a run; those that fills want are verified.
+func (d *dataReader) sectors(ctx context.Context, r *run, p []byte) (at int, err error) {
+	vol, f := d.db.Volume(), first(r.fills)
+	copies := max(vol.Copies(ondisk.Logical(r.from)), 1)
 	got := 0
-	var err error
 	for ; got < copies; got++ {
-		if err = vol.ReadCopy(ctx, ondisk.Logical(addr), p, got); err == nil || ctx.Err() != nil {
+		if err = vol.ReadCopy(ctx, ondisk.Logical(r.from), p, got); err == nil || ctx.Err() != nil {
 			break
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("data of inode %d of tree %v at offset %d: %w", f.ino, d.tree, f.file, err)
+		return f.pos, fmt.Errorf("data of inode %d of tree %v at offset %d: %w", f.ino, d.tree, f.file, err)
 	}
 	if !f.verify {
-		return nil
+		return 0, nil
 	}
-	sums, have, err := d.view.LookupCsums(ctx, ondisk.Logical(addr), uint64(len(p)))
+	sums, have, err := d.view.LookupCsums(ctx, ondisk.Logical(r.from), uint64(len(p)))
 	if errors.Is(err, fserr.ErrViewExpired) { // the sender is leaving; the data stays where it is
-		sums, have, err = d.db.Extents().LookupCsums(ctx, ondisk.Logical(addr), uint64(len(p)))
+		sums, have, err = d.db.Extents().LookupCsums(ctx, ondisk.Logical(r.from), uint64(len(p)))
 	}
 	if err != nil {
-		return err
+		return f.pos, err
+	}
+	done := r.from // up to here they have been verified
+	for i := range r.fills {
+		f := &r.fills[i]
+		from, to := f.span()
+		from = max(from, done)
+		for ; from < to; from += sectorSize {
+			n := int(from-r.from) / sectorSize
+			sector := p[n*sectorSize : (n+1)*sectorSize]
+			if bad := d.verify(ctx, f, from, sector, sums, have, n, got, copies); bad != nil && (err == nil || f.pos < at) {
+				at, err = f.pos, bad
+			}
+		}
+		done = max(done, to)
+	}
+	return at, err
+}
+
+// first is the fill that comes first in the stream.
+func first(fills []fill) *fill {
+	f := &fills[0]
+	for i := range fills {
+		if fills[i].pos < f.pos {
+			f = &fills[i]
+		}
+	}
+	return f
+}
+
+// verify compares the sector at addr, the n-th of those that sums are of, with its checksum, and mends it from another
+// copy than the one it came from.
+func (d *dataReader) verify(ctx context.Context, f *fill, addr uint64, sector, sums []byte, have []bool, n, from, copies int) error {
+	if !have[n] {
+		return d.bad(f, "no checksum for the data at %d", addr)
 	}
 	size := d.csum.Size()
 	var sum [ondisk.CsumSize]byte
-	for i := range have {
-		at := i * sectorSize
-		if !have[i] {
-			return d.bad(f, "no checksum for the data at %d", addr+uint64(at))
-		}
-		d.csum.Sum(sum[:], p[at:at+sectorSize])
-		if want := sums[i*size : (i+1)*size]; string(sum[:size]) != string(want) {
-			if err := d.repair(ctx, f, addr+uint64(at), p[at:at+sectorSize], want, got, copies); err != nil {
-				return err
-			}
-		}
+	d.csum.Sum(sum[:], sector)
+	want := sums[n*size : (n+1)*size]
+	if string(sum[:size]) == string(want) {
+		return nil
 	}
-	return nil
+	return d.repair(ctx, f, addr, sector, want, from, copies)
 }
 
 // repair fills one sector from a copy whose checksum is right; bad is the copy known to be wrong.

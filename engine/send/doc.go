@@ -18,12 +18,13 @@
 // # The stream's way out
 //
 // Commands are encoded into segments. File data is not read by the walk: a segment carries a list of what is to be filled
-// in, a few goroutines read it in large pieces, verify it against its checksums, and put the commands' checksums;
+// in, which is sorted by place and read in large pieces by a few goroutines, verified, and copied to where it is due;
 // another goroutine writes the segments in order (output.go, data.go). The number of segments is the bound on memory.
 //
 // # Quiescent points
 //
 // The walk takes copies of leaves and small copied facts, and each search lets its path go before anything is encoded.
+// The leaves used last are kept, for most of what is looked up lies in them (leaf.go).
 // So it is at a quiescent point whenever it encodes. At each new leaf it refreshes its tickets if commits have gone by, all
 // views to one generation; when no segment is free it leaves them, waits, and takes new ones: a sender blocked on its
 // output holds nothing back. What stays valid in between is what a read-only subvolume cannot lose: subvol.Manager

@@ -281,19 +281,10 @@ func (s *sender) holeUpTo(end uint64) error {
 // findLastEnd finds the end of the last extent that begins at or before an offset.
 func (s *sender) findLastEnd(off uint64) error {
 	s.cur.lastEnd = 0
-	var k ondisk.Key
-	var data []byte
-	var ok bool
-	err := s.send.search(func() error {
-		var err error
-		k, data, ok, err = s.send.view.SeekLE(s.ctx, keyOf(s.cur.ino, ondisk.ExtentDataKey, off))
-		return err
-	})
-	if err != nil || !ok || k.ObjectID != s.cur.ino || k.Type != ondisk.ExtentDataKey {
-		return err
+	e, ok, err := s.send.lastExtent(s.cur.ino, off)
+	if ok {
+		s.cur.lastEnd = e.end()
 	}
-	e, err := s.send.parseExtent(k, data)
-	s.cur.lastEnd = e.end()
 	return err
 }
 
@@ -346,17 +337,11 @@ func (s *sender) holeInParent(from, to uint64) (bool, error) {
 
 // startAt is the key of the extent that covers an offset or, if none does, the offset's own.
 func (s *sender) startAt(t *tree, ino ondisk.ObjectID, off uint64) (ondisk.Key, error) {
-	want := keyOf(ino, ondisk.ExtentDataKey, off)
-	k, ok := ondisk.Key{}, false
-	err := t.search(func() error {
-		var err error
-		k, _, ok, err = t.view.SeekLE(s.ctx, want)
-		return err
-	})
-	if err != nil || !ok || k.ObjectID != ino || k.Type != ondisk.ExtentDataKey {
-		return want, err
+	e, ok, err := t.lastExtent(ino, off)
+	if ok {
+		off = e.start
 	}
-	return k, nil
+	return keyOf(ino, ondisk.ExtentDataKey, off), err
 }
 
 // sameInParent reports whether the parent's items show the same parts of the same extent throughout the extent's range. A
@@ -366,24 +351,17 @@ func (s *sender) sameInParent(e *extent) (bool, error) {
 	if e.typ != ondisk.FileExtentReg {
 		return false, nil
 	}
-	var k ondisk.Key
-	var ok bool
-	want := keyOf(s.cur.ino, ondisk.ExtentDataKey, e.start)
-	err := s.parent.search(func() error {
-		var err error
-		k, _, ok, err = s.parent.view.SeekLE(s.ctx, want)
-		return err
-	})
-	if err != nil || !ok {
+	before, ok, err := s.parent.lastExtent(s.cur.ino, e.start)
+	if err != nil {
 		return false, err
 	}
 	hole := e.disk == 0
-	if k.ObjectID != want.ObjectID || k.Type != want.Type {
+	if !ok {
 		return hole, nil
 	}
 	first, same := true, true
-	at := k.Offset // up to here they are the same
-	err = s.parent.each(k, keyOf(s.cur.ino, ondisk.ExtentDataKey, noExtent), 0, func(it *item) (bool, error) {
+	at := before.start // up to here they are the same
+	err = s.parent.each(keyOf(s.cur.ino, ondisk.ExtentDataKey, at), keyOf(s.cur.ino, ondisk.ExtentDataKey, noExtent), 0, func(it *item) (bool, error) {
 		p, err := s.parent.extentOf(it)
 		switch {
 		case err != nil:

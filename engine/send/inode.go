@@ -36,7 +36,13 @@ const (
 	same
 )
 
-// visit takes the next item that differs, or, of two equal ones, those that may matter nevertheless. left is the sent
+// visitsSame reports whether items of a type are visited also if both trees have the same: names, for a directory may
+// be another one under the same number, and extents, for the hole before one may be new.
+func visitsSame(t ondisk.ItemType) bool {
+	return t == ondisk.InodeRefKey || t == ondisk.InodeExtrefKey || t == ondisk.ExtentDataKey
+}
+
+// visit takes the next item that differs, or, of two equal ones, those of visitsSame. left is the sent
 // tree's, right the parent's, nil where there is none. They are in private copies of leaves.
 func (s *sender) visit(c change, left, right *item) error {
 	it := left
@@ -45,14 +51,7 @@ func (s *sender) visit(c change, left, right *item) error {
 	}
 	k := it.key
 	if c == same {
-		switch k.Type {
-		case ondisk.InodeRefKey, ondisk.InodeExtrefKey:
-			other, err := s.dirsDiffer(left)
-			if err != nil || !other {
-				return err
-			}
-			c = changed
-		case ondisk.ExtentDataKey:
+		if k.Type == ondisk.ExtentDataKey {
 			if k.ObjectID != s.cur.ino || !s.holesCount() {
 				return nil
 			}
@@ -61,9 +60,12 @@ func (s *sender) visit(c change, left, right *item) error {
 				return err
 			}
 			return s.holeBefore(&e)
-		default:
-			return nil
 		}
+		other, err := s.dirsDiffer(left)
+		if err != nil || !other {
+			return err
+		}
+		c = changed
 	}
 	if k.ObjectID != s.cur.ino {
 		if err := s.finish(); err != nil {
@@ -131,17 +133,17 @@ func (s *sender) visitItem(c change, left, right *item) error {
 
 // dirsDiffer reports whether a directory that a name item names is another one in the parent, under the same number.
 func (s *sender) dirsDiffer(it *item) (differ bool, err error) {
-	last := ondisk.ObjectID(0)
 	bad := s.send.eachName(it.key, it.data, func(dir ondisk.ObjectID, _ []byte) bool {
-		if dir == last {
+		if dir == s.sameDir {
 			return true
 		}
-		last = dir
 		var l, r inodeInfo
 		if l, err = s.send.inode(dir); err == nil {
 			r, err = s.parent.inode(dir)
 		}
-		differ = l.gen != r.gen
+		if differ = l.gen != r.gen; err == nil && !differ {
+			s.sameDir = dir
+		}
 		return err == nil && !differ
 	})
 	if err == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"imgtool/engine/sendstream"
 )
@@ -15,19 +16,41 @@ var segmentSize = 512 << 10 // tests have smaller ones
 
 const (
 	segments = 16
-	fillers  = 4
+	readers  = 8
 )
 
 // segment is a piece of the stream on its way: encoded commands, of which some wait for file data.
 //
-//	free -> (sender) encoding -> filling, only if it has fills -> filled -> written -> free
+//	free -> (sender) encoding -> (planner) planned -> (readers) filled -> (writer) written -> free
+//	                          -> filled, if no command waits for data
 //
-// It belongs to whoever has it in hand; the channels hand it over.
+// It belongs to whoever has it in hand; the channels hand it over. While it is planned the readers share it: each
+// changes the bytes of its run's fills, the last one seals.
 type segment struct {
 	buf    []byte
 	fills  []fill
-	seals  [][2]int   // commands that get their checksum when the data is there
+	seals  [][2]int // commands that get their checksum when the data is there
+	runs   []run    // what the fills are read by
+	left   atomic.Int32
 	filled chan error // one value, when the data is there
+
+	mu  sync.Mutex // guards err, at
+	err error      // of the fill that comes first in the stream, at at
+	at  int
+}
+
+// failed notes an error.
+func (s *segment) failed(at int, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil || at < s.at {
+		s.at, s.err = at, err
+	}
+}
+
+// reset empties a segment for its next use.
+func (s *segment) reset() {
+	s.buf, s.fills, s.seals, s.err = s.buf[:0], s.fills[:0], s.seals[:0], nil
 }
 
 // spareSegments keeps the segments of past sends, with their memory.
@@ -49,20 +72,22 @@ type output struct {
 	ctx    context.Context // ends with the first error
 
 	free  chan *segment
-	work  chan *segment // to the fillers
+	work  chan *segment // to the planner
+	runs  chan *run     // to the readers
 	order chan *segment // to the writer
 	wg    sync.WaitGroup
 }
 
 func newOutput(ctx context.Context, w io.Writer, data *dataReader, stats *Stats) *output {
 	o := &output{w: w, data: data, stats: stats,
-		free: make(chan *segment, segments), work: make(chan *segment, segments), order: make(chan *segment, segments)}
+		free: make(chan *segment, segments), work: make(chan *segment, segments), runs: make(chan *run, readers), order: make(chan *segment, segments)}
 	o.ctx, o.cancel = context.WithCancelCause(ctx)
 	for range segments {
 		o.free <- spareSegments.Get().(*segment)
 	}
-	for range fillers {
-		o.wg.Go(o.fill)
+	o.wg.Go(o.plan)
+	for range readers {
+		o.wg.Go(o.read)
 	}
 	o.wg.Go(o.write)
 	return o
@@ -95,17 +120,34 @@ func (o *output) send(s *segment) {
 	o.order <- s
 }
 
-func (o *output) fill() {
+// plan cuts the segments into runs, in order, so that the readers are always at those that are written next.
+func (o *output) plan() {
 	for s := range o.work {
+		s.plan()
+		s.left.Store(int32(len(s.runs)))
+		for i := range s.runs {
+			o.runs <- &s.runs[i]
+		}
+	}
+	close(o.runs)
+}
+
+// read reads runs; who reads a segment's last one completes it.
+func (o *output) read() {
+	for r := range o.runs {
+		s := r.seg
 		if o.ctx.Err() != nil {
-			s.filled <- context.Cause(o.ctx)
+			s.failed(0, context.Cause(o.ctx))
+		} else if at, err := o.data.run(o.ctx, r); err != nil {
+			s.failed(at, err)
+		}
+		if s.left.Add(-1) > 0 {
 			continue
 		}
-		err := o.data.fill(o.ctx, s)
 		for _, c := range s.seals {
 			sendstream.Seal(s.buf[c[0]:c[1]])
 		}
-		s.filled <- err
+		s.filled <- s.err
 	}
 }
 
@@ -123,7 +165,7 @@ func (o *output) write() {
 		} else {
 			o.stats.Bytes.Add(uint64(len(s.buf)))
 		}
-		s.buf, s.fills, s.seals = s.buf[:0], s.fills[:0], s.seals[:0]
+		s.reset()
 		o.free <- s
 	}
 }

@@ -110,8 +110,9 @@ type sender struct {
 	epoch    uint64
 	spares   map[string]bool // names of the top directory that look like temporary ones; nil if they are looked up
 	spare    spare
-	punches  bool // holes are punched, not written as zeros
-	visiting bool // the walk sends, and does not only count
+	sameDir  ondisk.ObjectID // a directory that is the same in both trees, see dirsDiffer
+	punches  bool            // holes are punched, not written as zeros
+	visiting bool            // the walk sends, and does not only count
 
 	sent Progress // done and total
 }
@@ -315,7 +316,7 @@ func (s *sender) stream(name string) error {
 // findSpares looks through the top directory for names that look like temporary ones.
 func (s *sender) findSpares() (map[string]bool, error) {
 	spares := map[string]bool{}
-	err := s.send.each(keyOf(topDir, ondisk.DirIndexKey, 0), keyOf(topDir, ondisk.DirIndexKey, noExtent), aheadAll, func(it *item) (bool, error) {
+	err := s.send.each(keyOf(topDir, ondisk.DirIndexKey, 0), keyOf(topDir, ondisk.DirIndexKey, noExtent), ahead, func(it *item) (bool, error) {
 		bad := ondisk.DirEntries(it.data, func(d ondisk.DirEntry) bool {
 			if n := d.Name; len(n) > 5 && n[0] == 'o' && n[1] >= '0' && n[1] <= '9' {
 				spares[string(n)] = true
@@ -386,7 +387,7 @@ func (s *sender) count() error {
 	if s.parent != nil {
 		return s.walkDiff(note)
 	}
-	return s.send.each(keyOf(topDir, ondisk.InodeItemKey, 0), ondisk.MaxKey, aheadAll, func(it *item) (bool, error) {
+	return s.send.each(keyOf(topDir, ondisk.InodeItemKey, 0), ondisk.MaxKey, ahead, func(it *item) (bool, error) {
 		return true, note(added, it, nil)
 	})
 }

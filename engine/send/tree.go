@@ -29,7 +29,8 @@ type tree struct {
 
 	inodes cache[ondisk.ObjectID, inodeInfo]
 	refs   cache[ondisk.ObjectID, firstRef]
-	spare  []ondisk.Block // leaf buffers of each that are not in use
+	leaves []*leaf        // copied last, the last used first
+	spare  []ondisk.Block // buffers for blocks that are not in use
 }
 
 // inodeInfo is what a send wants to know of an inode; ino 0 stands for one that is not there.
@@ -121,16 +122,11 @@ func (t *tree) inode(ino ondisk.ObjectID) (in inodeInfo, err error) {
 		t.s.stats.CacheHits.Add(1)
 		return in, nil
 	}
-	err = t.search(func() error {
-		return t.view.View(t.s.ctx, keyOf(ino, ondisk.InodeItemKey, 0), func(item []byte) error {
-			var err error
-			in, err = parseInode(t, ino, item)
-			return err
-		})
+	_, err = t.find(keyOf(ino, ondisk.InodeItemKey, 0), func(item []byte) error {
+		var err error
+		in, err = parseInode(t, ino, item)
+		return err
 	})
-	if errors.Is(err, fserr.ErrNotFound) {
-		in, err = inodeInfo{}, nil
-	}
 	if err == nil {
 		t.inodes.put(ino, in)
 	}
@@ -167,14 +163,11 @@ func (t *tree) first(ino ondisk.ObjectID) (r firstRef, err error) {
 		t.s.stats.CacheHits.Add(1)
 		return r, nil
 	}
-	err = t.search(func() error {
-		return t.view.Scan(t.s.ctx, keyOf(ino, ondisk.InodeRefKey, 0), keyOf(ino, ondisk.InodeExtrefKey, ^uint64(0)),
-			func(k ondisk.Key, item []byte) (bool, error) {
-				return false, t.eachName(k, item, func(dir ondisk.ObjectID, name []byte) bool {
-					r = firstRef{dir, string(name)}
-					return false
-				})
-			})
+	err = t.each(keyOf(ino, ondisk.InodeRefKey, 0), keyOf(ino, ondisk.InodeExtrefKey, ^uint64(0)), 0, func(it *item) (bool, error) {
+		return false, t.eachName(it.key, it.data, func(dir ondisk.ObjectID, name []byte) bool {
+			r = firstRef{dir, string(name)}
+			return false
+		})
 	})
 	if err == nil {
 		t.refs.put(ino, r)
@@ -196,62 +189,50 @@ func (t *tree) mustFirst(ino ondisk.ObjectID) (r firstRef, gen ondisk.Generation
 
 // lookup finds which inode a name in a directory leads to, 0 if none; an entry of a subvolume leads to none.
 func (t *tree) lookup(dir ondisk.ObjectID, name string) (ino ondisk.ObjectID, err error) {
-	err = t.search(func() error {
-		ino = 0
-		return t.view.View(t.s.ctx, keyOf(dir, ondisk.DirItemKey, ondisk.NameHash([]byte(name))), func(item []byte) error {
-			err := ondisk.DirEntries(item, func(d ondisk.DirEntry) bool {
-				if string(d.Name) != name {
-					return true
-				}
-				if loc := d.Location(); loc.Type == ondisk.InodeItemKey {
-					ino = loc.ObjectID
-				}
-				return false
-			})
-			if err != nil {
-				return t.corrupt(dir, "directory item of %q: %v", name, err)
+	_, err = t.find(keyOf(dir, ondisk.DirItemKey, ondisk.NameHash([]byte(name))), func(item []byte) error {
+		err := ondisk.DirEntries(item, func(d ondisk.DirEntry) bool {
+			if string(d.Name) != name {
+				return true
 			}
-			return nil
+			if loc := d.Location(); loc.Type == ondisk.InodeItemKey {
+				ino = loc.ObjectID
+			}
+			return false
 		})
+		if err != nil {
+			return t.corrupt(dir, "directory item of %q: %v", name, err)
+		}
+		return nil
 	})
-	if errors.Is(err, fserr.ErrNotFound) {
-		return 0, nil
-	}
 	return ino, err
 }
 
 // has reports whether a directory has a name, be it of an inode or of a subvolume.
 func (t *tree) has(dir ondisk.ObjectID, name string) (yes bool, err error) {
-	err = t.search(func() error {
-		return t.view.View(t.s.ctx, keyOf(dir, ondisk.DirItemKey, ondisk.NameHash([]byte(name))), func(item []byte) error {
-			return ondisk.DirEntries(item, func(d ondisk.DirEntry) bool {
-				yes = yes || string(d.Name) == name
-				return !yes
-			})
+	_, err = t.find(keyOf(dir, ondisk.DirItemKey, ondisk.NameHash([]byte(name))), func(item []byte) error {
+		return ondisk.DirEntries(item, func(d ondisk.DirEntry) bool {
+			yes = yes || string(d.Name) == name
+			return !yes
 		})
 	})
-	if errors.Is(err, fserr.ErrNotFound) {
-		return false, nil
-	}
 	return yes, err
 }
 
 // symlink returns the target of a symbolic link, which is one inline extent.
 func (t *tree) symlink(ino ondisk.ObjectID) (target []byte, err error) {
-	err = t.search(func() error {
-		return t.view.View(t.s.ctx, keyOf(ino, ondisk.ExtentDataKey, 0), func(item []byte) error {
-			e, err := t.parseExtent(keyOf(ino, ondisk.ExtentDataKey, 0), item)
-			if err != nil {
-				return err
-			}
-			if e.typ != ondisk.FileExtentInline || e.comp != ondisk.CompressNone {
-				return t.corrupt(ino, "symbolic link with an extent of type %d, compression %d", e.typ, e.comp)
-			}
-			target = append([]byte{}, e.inline...)
-			return nil
-		})
+	key := keyOf(ino, ondisk.ExtentDataKey, 0)
+	found, err := t.find(key, func(item []byte) error {
+		e, err := t.parseExtent(key, item)
+		if err != nil {
+			return err
+		}
+		if e.typ != ondisk.FileExtentInline || e.comp != ondisk.CompressNone {
+			return t.corrupt(ino, "symbolic link with an extent of type %d, compression %d", e.typ, e.comp)
+		}
+		target = append([]byte{}, e.inline...)
+		return nil
 	})
-	if errors.Is(err, fserr.ErrNotFound) {
+	if err == nil && !found {
 		err = t.corrupt(ino, "symbolic link without a target")
 	}
 	return target, err
@@ -307,23 +288,18 @@ func (t *tree) isOrIsAbove(dir, id inoGen) (bool, error) {
 
 // xattr returns a copy of the value of an extended attribute, nil if there is none.
 func (t *tree) xattr(ino ondisk.ObjectID, name string) (value []byte, err error) {
-	err = t.search(func() error {
-		return t.view.View(t.s.ctx, keyOf(ino, ondisk.XattrItemKey, ondisk.NameHash([]byte(name))), func(item []byte) error {
-			err := ondisk.DirEntries(item, func(d ondisk.DirEntry) bool {
-				if string(d.Name) == name {
-					value = append([]byte{}, d.Data...)
-				}
-				return true
-			})
-			if err != nil {
-				return t.corrupt(ino, "attribute %q: %v", name, err)
+	_, err = t.find(keyOf(ino, ondisk.XattrItemKey, ondisk.NameHash([]byte(name))), func(item []byte) error {
+		err := ondisk.DirEntries(item, func(d ondisk.DirEntry) bool {
+			if string(d.Name) == name {
+				value = append([]byte{}, d.Data...)
 			}
-			return nil
+			return true
 		})
+		if err != nil {
+			return t.corrupt(ino, "attribute %q: %v", name, err)
+		}
+		return nil
 	})
-	if errors.Is(err, fserr.ErrNotFound) {
-		return nil, nil
-	}
 	return value, err
 }
 
@@ -337,49 +313,19 @@ type item struct {
 	slot  int
 }
 
-func (t *tree) leafBuf() ondisk.Block {
-	if n := len(t.spare); n > 0 {
-		b := t.spare[n-1]
-		t.spare = t.spare[:n-1]
-		return b
-	}
-	return make(ondisk.Block, t.s.db.Cache().NodeSize())
-}
-
-func (t *tree) putBuf(b ondisk.Block) { t.spare = append(t.spare, b) }
-
 // each calls fn for the items from one key to another until it says no more. Between leaves and while fn runs nothing of
-// the tree is held; fn may search and encode.
+// the tree is held; fn may search and encode. Leaves of which none is read ahead are for look-ups and are kept.
 func (t *tree) each(from, to ondisk.Key, ahead int, fn func(it *item) (more bool, err error)) error {
-	leaf := t.leafBuf()
-	defer t.putBuf(leaf)
-	var it item
 	for {
-		var ok bool
-		var slot int
-		err := t.search(func() error {
-			var err error
-			slot, ok, err = t.view.CopyLeaf(t.s.ctx, from, leaf, ahead)
-			return err
-		})
-		if err != nil || !ok {
+		l, slot, err := t.leafAt(from, ahead)
+		if err != nil || l == nil {
 			return err
 		}
-		n := min(leaf.NrItems(), ondisk.LeafDataSize(len(leaf))/ondisk.ItemSize)
-		h := leaf.Header()
-		it = item{owner: h.Owner(), leaf: h.Bytenr(), gen: h.Generation()}
-		for ; slot < n; slot++ {
-			it.key, it.data, it.slot = leaf.Key(slot), leaf.Item(slot), slot
-			if to.Less(it.key) {
-				return nil
-			}
-			if more, err := fn(&it); err != nil || !more {
-				return err
-			}
-		}
-		last := leaf.Key(n - 1)
-		if last == ondisk.MaxKey {
-			return nil
+		last := l.last
+		more, err := l.each(slot, to, fn)
+		t.release(l)
+		if err != nil || !more || !last.Less(to) {
+			return err
 		}
 		from = last.Next()
 	}

@@ -7,15 +7,12 @@ import (
 	"imgtool/engine/ondisk"
 )
 
-// Leaves read ahead: of a whole tree, and of a tree of which only the new blocks are read.
-const (
-	aheadAll = 8
-	aheadNew = 8
-)
+// ahead is how many leaves are read ahead.
+const ahead = 16
 
 // walkAll visits every item of the sent tree as added.
 func (s *sender) walkAll() error {
-	err := s.send.each(keyOf(topDir, ondisk.InodeItemKey, 0), ondisk.MaxKey, aheadAll, func(it *item) (bool, error) {
+	err := s.send.each(keyOf(topDir, ondisk.InodeItemKey, 0), ondisk.MaxKey, ahead, func(it *item) (bool, error) {
 		if it.slot == 0 {
 			if err := s.newLeaf(); err != nil {
 				return false, err
@@ -36,115 +33,20 @@ func (s *sender) newLeaf() error {
 	return s.quiesce()
 }
 
-// cursor goes through one tree by copies of its blocks, one a level: from the root block down to a leaf and back. It
-// stands on a slot of the block at level; what that slot shows has the key in key.
-type cursor struct {
-	t      *tree
-	blocks [ondisk.MaxLevel]ondisk.Block
-	slots  [ondisk.MaxLevel]int
-	level  int
-	top    int
-	ended  bool
-	key    ondisk.Key
-	newer  ondisk.Generation // which blocks are worth reading ahead
-	it     item              // what item returned last
+// differ is one walkDiff on its way.
+type differ struct {
+	s      *sender
+	l, r   *cursor // of the sent tree and of the parent
+	visit  func(c change, left, right *item) error
+	leaves int // so many more before leaves are read ahead again
 }
 
-// start stands on the first slot of the root.
-func (c *cursor) start() error {
-	if err := c.load(ondisk.MaxLevel-1, ondisk.MinKey); err != nil {
-		return err
-	}
-	c.top = c.level
-	c.stand()
-	return nil
-}
-
-// load copies the block of a level on the way to a key; of the root, which may be lower, its level is taken from it.
-func (c *cursor) load(level int, key ondisk.Key) error {
-	b := c.blocks[level]
-	if b == nil {
-		b = c.t.leafBuf()
-	}
-	c.blocks[level] = nil
-	err := c.t.search(func() error { return c.t.view.CopyBlock(c.t.s.ctx, uint8(level), key, b) })
-	if err != nil {
-		c.t.putBuf(b)
-		return err
-	}
-	got := int(b.Level())
-	if got > level || c.top != 0 && got != level {
-		c.t.putBuf(b)
-		return c.t.corrupt(0, "a block of level %d where one of level %d is due", got, level)
-	}
-	if c.blocks[got] != nil {
-		c.t.putBuf(c.blocks[got])
-	}
-	c.blocks[got], c.slots[got], c.level = b, 0, got
-	return nil
-}
-
-func (c *cursor) block() ondisk.Block { return c.blocks[c.level] }
-
-// stand takes the key of the current slot, going up and on where a block has no more.
-func (c *cursor) stand() {
-	for c.slots[c.level] >= c.block().NrItems() {
-		if c.level == c.top {
-			c.ended = true
-			return
-		}
-		c.level++
-		c.slots[c.level]++
-	}
-	c.key = c.block().Key(c.slots[c.level])
-}
-
-// next goes to the following slot.
-func (c *cursor) next() {
-	c.slots[c.level]++
-	c.stand()
-}
-
-// down goes to the first slot of the block that the current slot points to.
-func (c *cursor) down() error {
-	if c.level == 1 {
-		c.t.view.Prefetch(c.t.s.ctx, c.block(), c.slots[1]+1, aheadNew, c.newer)
-	}
-	if err := c.load(c.level-1, c.key); err != nil {
-		return err
-	}
-	c.stand()
-	return nil
-}
-
-// pointer is where the current slot, of a node, points to.
-func (c *cursor) pointer() (ondisk.Logical, ondisk.Generation) {
-	return c.block().BlockPtr(c.slots[c.level]), c.block().PtrGeneration(c.slots[c.level])
-}
-
-// item is what the cursor stands on in a leaf, good until the next call.
-func (c *cursor) item() *item {
-	b := c.block()
-	h := b.Header()
-	c.it = item{key: c.key, data: b.Item(c.slots[0]), owner: h.Owner(), leaf: h.Bytenr(), gen: h.Generation(), slot: c.slots[0]}
-	return &c.it
-}
-
-func (c *cursor) close() {
-	for i, b := range c.blocks {
-		if b != nil {
-			c.t.putBuf(b)
-			c.blocks[i] = nil
-		}
-	}
-}
-
-// walkDiff visits what differs between the parent and the sent tree. Where both cursors come to the same block, the
-// same address and generation, all below it is the same and skipped. Else the one that is behind, or stands higher,
-// goes down.
+// walkDiff visits what differs between the parent and the sent tree, and of what is the same in leaves that are not, the
+// items that visitsSame names. Where both cursors come to the same block, the same address and generation, all below it
+// is the same and skipped. Else the one that is behind, or stands higher, goes down.
 func (s *sender) walkDiff(visit func(c change, left, right *item) error) error {
-	l, r := &cursor{t: s.send, newer: s.parent.item.Generation()}, &cursor{t: s.parent, newer: s.send.item.Generation()}
-	r.newer = 0
+	d := &differ{s: s, l: &cursor{t: s.send}, r: &cursor{t: s.parent}, visit: visit}
+	l, r := d.l, d.r
 	defer l.close()
 	defer r.close()
 	for _, c := range []*cursor{l, r} {
@@ -169,55 +71,57 @@ func (s *sender) walkDiff(visit func(c change, left, right *item) error) error {
 				return err
 			}
 		}
-		if err := s.step(l, r, order, visit); err != nil {
+		if err := d.step(order); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// step makes one step of walkDiff, with the order of the two cursors.
-func (s *sender) step(l, r *cursor, order int, visit func(c change, left, right *item) error) error {
+// step makes one step, with the order of the two cursors.
+func (d *differ) step(order int) error {
+	l, r := d.l, d.r
 	switch {
 	case order < 0 && l.level > 0:
-		return l.down()
+		return d.down(l)
 	case order < 0:
-		err := visit(added, l.item(), nil)
+		err := d.visit(added, l.item(), nil)
 		l.next()
 		return err
 	case order > 0 && r.level > 0:
-		return r.down()
+		return d.down(r)
 	case order > 0:
-		err := visit(removed, nil, r.item())
+		err := d.visit(removed, nil, r.item())
 		r.next()
 		return err
 	case l.level > r.level:
-		return l.down()
+		return d.down(l)
 	case r.level > l.level:
-		return r.down()
+		return d.down(r)
 	case l.level > 0:
-		return s.stepNodes(l, r)
+		return d.nodes()
 	}
+	var err error
 	left, right := l.item(), r.item()
-	c := changed
-	if bytes.Equal(left.data, right.data) {
-		c = same
+	switch {
+	case !bytes.Equal(left.data, right.data):
+		err = d.visit(changed, left, right)
+	case visitsSame(left.key.Type):
+		err = d.visit(same, left, right)
 	}
-	err := visit(c, left, right)
 	l.next()
 	r.next()
 	return err
 }
 
-// stepNodes skips what two nodes share, or goes down in both.
-func (s *sender) stepNodes(l, r *cursor) error {
-	la, lg := l.pointer()
-	ra, rg := r.pointer()
-	if la != ra || lg != rg {
-		if err := l.down(); err != nil {
+// nodes skips what two nodes share, or goes down in both.
+func (d *differ) nodes() error {
+	s, l, r := d.s, d.l, d.r
+	if !samePointer(l.blocks[l.level], l.slots[l.level], r.blocks[r.level], r.slots[r.level]) {
+		if err := d.down(l); err != nil {
 			return err
 		}
-		return r.down()
+		return d.down(r)
 	}
 	s.stats.Skipped.Add(1)
 	// The hole before a file's first extent in there may be new, if the extents before it have gone.
@@ -235,4 +139,72 @@ func (s *sender) stepNodes(l, r *cursor) error {
 	l.next()
 	r.next()
 	return nil
+}
+
+// samePointer reports whether slots of two nodes lead to the same block.
+func samePointer(a ondisk.Block, i int, b ondisk.Block, j int) bool {
+	return a.BlockPtr(i) == b.BlockPtr(j) && a.PtrGeneration(i) == b.PtrGeneration(j)
+}
+
+// down lets one of the cursors go down.
+func (d *differ) down(c *cursor) error {
+	switch {
+	case c.level > 1:
+		d.leaves = 0 // into another node
+	case d.leaves == 0:
+		d.leaves = ahead / 2
+		d.readAhead()
+	default:
+		d.leaves--
+	}
+	return c.down()
+}
+
+// readAhead begins to read the leaves that the cursors come to next, as far as the nodes in which they stand tell that
+// only one of the trees has them.
+func (d *differ) readAhead() {
+	var lefts, rights [ahead]int
+	n, m := 0, 0
+	left, i := d.l.coming()
+	right, j := d.r.coming()
+	for range 4 * ahead {
+		order, ok := d.order(left, i, right, j)
+		if !ok || n == ahead || m == ahead {
+			break
+		}
+		if order != 0 || !samePointer(left, i, right, j) {
+			if order <= 0 {
+				lefts[n] = i
+				n++
+			}
+			if order >= 0 {
+				rights[m] = j
+				m++
+			}
+		}
+		if order <= 0 {
+			i++
+		}
+		if order >= 0 {
+			j++
+		}
+	}
+	d.l.t.view.Prefetch(d.s.ctx, left, lefts[:n])
+	d.r.t.view.Prefetch(d.s.ctx, right, rights[:m])
+}
+
+// order compares what slots of the nodes above the leaves show, if that can be told: one whose node has no more may go on
+// in the next node.
+func (d *differ) order(left ondisk.Block, i int, right ondisk.Block, j int) (order int, ok bool) {
+	moreLeft := left != nil && i < left.NrItems()
+	moreRight := right != nil && j < right.NrItems()
+	switch {
+	case moreLeft && moreRight:
+		return left.Key(i).Compare(right.Key(j)), true
+	case moreLeft:
+		return -1, d.r.over()
+	case moreRight:
+		return 1, d.l.over()
+	}
+	return 0, false
 }
