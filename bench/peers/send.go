@@ -198,7 +198,8 @@ func drained(fn func(w *os.File) error) error {
 	return errors.Join(err, <-done)
 }
 
-// stream is a file with the kernel's full stream of the image that is sent; it is made once.
+// stream is a file with the full stream of the image that is sent; it is made once, by imgtool send, whose bytes are those
+// of btrfs send.
 func (b *bench) stream(ctx context.Context) (path string, err error) {
 	if b.streamed != "" {
 		return b.streamed, nil
