@@ -33,7 +33,7 @@ type Lookups struct {
 
 // OpenLookups opens a tree for look-ups.
 func OpenLookups(ctx context.Context, fs FS, id ondisk.TreeID) (*Lookups, error) {
-	s := &sender{db: fs.DB(), ctx: ctx, stats: new(Stats)}
+	s := &sender{db: fs.DB(), subvols: fs.Subvols(), ctx: ctx, stats: new(Stats)}
 	t, err := openTree(ctx, s, id)
 	return &Lookups{s, t}, err
 }
