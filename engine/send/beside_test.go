@@ -308,6 +308,32 @@ func TestBlocked(t *testing.T) {
 	}
 }
 
+// TestBlockedAtEnd sends to a reader that has not read yet when the sender has nothing left to do: all of the stream fits
+// into memory. No ticket waits for the reader then either.
+func TestBlockedAtEnd(t *testing.T) {
+	for _, o := range []engine.SendOptions{{Path: "/s"}, {Path: "/t", ParentPath: "/s"}} {
+		l := newLab(t, 100)
+		var quiet bytes.Buffer
+		l.must(l.send(&quiet, o))
+		out := &gate{fn: func(n int) error {
+			if n > 1 {
+				return fmt.Errorf("the stream comes in more than one segment")
+			}
+			if err := l.storm(o.Path, 0); err != nil {
+				return err
+			}
+			if st := l.fs.DB().Pin().Stats(); st.Tickets != 0 || st.Held() != 0 {
+				return fmt.Errorf("%d tickets hold %d bytes while the sender waits for the writer", st.Tickets, st.Held())
+			}
+			return nil
+		}}
+		if err := l.send(out, o); err != nil || !bytes.Equal(out.Bytes(), quiet.Bytes()) {
+			t.Errorf("%v, %d bytes, in silence %d", err, out.Len(), quiet.Len())
+		}
+		l.close()
+	}
+}
+
 // TestCounted asks for the deletion of what is being sent, and for its flip to writable: refused, naming the send, until
 // it is done.
 func TestCounted(t *testing.T) {

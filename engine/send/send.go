@@ -267,6 +267,7 @@ func (s *sender) run(ctx context.Context, fs FS, w io.Writer, name string) (err 
 	s.seg.grow()
 	s.enc.Buf = s.seg.buf[:0]
 	err = s.stream(name)
+	s.leave() // what is left is to wait for the writer, however long that takes
 	if err == nil {
 		s.seg.buf = s.enc.Buf
 		s.out.send(s.seg)
