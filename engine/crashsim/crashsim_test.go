@@ -47,6 +47,7 @@ func TestCrash(t *testing.T) {
 	t.Logf("%d images of %d windows between flushes, %d generations, %d of them committed in the middle of an operation",
 		total.images, total.windows, total.generations, total.midway)
 	t.Logf("%d operations in the middle of a commit, %d commits without room for them", total.overlapped, total.crowded)
+	t.Logf("%d images with a subvolume of which a part had been received", total.half)
 	for _, k := range slices.Sorted(maps.Keys(outcomes)) {
 		t.Logf("%-18v %6d done, %6d refused", k, outcomes[k][0], outcomes[k][1])
 	}
@@ -56,6 +57,9 @@ func TestCrash(t *testing.T) {
 	}
 	if total.images < want {
 		t.Errorf("%d images, want %d at least", total.images, want)
+	}
+	if total.half == 0 {
+		t.Error("no crash in the middle of a receive") // each workload begins with one, and not every one lacks space
 	}
 	for k := range kinds {
 		if n := outcomes[k]; n[0]+n[1] == 0 && seeds >= 6 || n[0] == 0 && oracle.Soak() {

@@ -2,15 +2,17 @@
 //
 // It is a package of tests; nothing imports it. From a seed it makes a workload (ops_test.go), runs it on a device in
 // memory whose every write, flush and discard is recorded (run_test.go), and notes for each generation that was
-// committed what the files were: a manifest with the hashes of all data. Then it builds the images that power cuts
-// could have left (images_test.go) and looks at each (verify_test.go):
+// committed what the files were: a manifest with the hashes of all data, and a line for each subvolume with its flag, its
+// place and its UUIDs. Then it builds the images that power cuts could have left (images_test.go) and looks at each
+// (verify_test.go):
 //
 //   - it opens, read-only, and writes nothing while it is;
 //   - its generation is the last one that was durable, or the one that was being made so;
 //   - its manifest is that generation's, to the byte;
 //   - the offline checker finds nothing;
 //   - it opens for writing, going on with what the crash interrupted, takes a file, commits, and then the manifest is
-//     still the same but for that file, and the checker still finds nothing.
+//     still the same but for that file, nothing is left of what was being deleted or received, and the checker still
+//     finds nothing.
 //
 // A sample also goes to `btrfs check` and to a mount by the kernel, whose manifest must be the same.
 //
@@ -29,6 +31,15 @@
 // a workload therefore run operations in the middle of themselves, from the steps that the trace has there. That is
 // where an extent which is free too early would be overwritten.
 //
+// # Sends and receives
+//
+// A read-only subvolume is sent while other operations and commits run in the sending goroutine's pauses (execsend_test.go):
+// what is being sent must stay as it is. A stream, of the same image or of a second one, is received piece by piece, with
+// other operations and a commit before each piece (execreceive_test.go), so that crashes fall in the middle of it: a
+// subvolume of which a half has been committed is in no state, and is gone when the image has been opened for writing. One
+// that is complete is read-only, has its received UUID, and holds what was sent. Some streams break off, and what they
+// have brought goes, or is kept as a subvolume that does not pass for a received one.
+//
 // # When it fails
 //
 // The seed is printed, and the operations are cut down to the fewest that still fail (shrink_test.go). IMGTOOL_SEED
@@ -38,6 +49,7 @@
 //
 // A simulation that never fails proves nothing until something broken has failed in it. mutant_test.go breaks the
 // engine in the ways a commit can be broken: a flush that is left out, a super that is written before the blocks, an
-// extent that may be re-used before the super is durable, a discard that comes after its range was given away again.
-// Each must be found within 1,000 images.
+// extent that may be re-used before the super is durable, a discard that comes after its range was given away again, a
+// received subvolume that is visible before its data is there, or is not listed for deletion while it is incomplete. Each
+// must be found within 1,000 images.
 package crashsim

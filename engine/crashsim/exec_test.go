@@ -15,7 +15,7 @@ import (
 
 // The names that operations choose from.
 var (
-	volumes  = []string{"", "", "sv1", "sv2", "sv1/in", "sn1", "sn2", "sv2/sn3", "big"}
+	volumes  = []string{"", "", "sv1", "sv2", "sv1/in", "sn1", "sn2", "sv2/sn3", "big", "", "sv1", "sv2", "rx1", "fa"}
 	dirNames = []string{"", "", "d1", "d2"}     // where files go
 	newDirs  = []string{"d1", "d2", "e1", "e2"} // the last two stay empty
 )
@@ -52,6 +52,10 @@ func (w *world) try(ctx context.Context, o op) error {
 	switch o.kind {
 	case opSubvolume, opSnapshot, opDeleteSubvolume, opClean, opCleanInterrupted, opGrow, opReadonly:
 		return w.trySubvolume(ctx, o)
+	case opSend:
+		return w.send(ctx, o)
+	case opReceive, opReceiveForeign, opReceiveCut:
+		return w.tryReceive(ctx, o)
 	case opCommit:
 		return w.commit(ctx, nil)
 	case opCommitOverlapped:

@@ -21,17 +21,20 @@ func (w *world) trySubvolume(ctx context.Context, o op) error {
 	case opSnapshot:
 		return w.snapshot(ctx, volumes[o.a%uint32(len(volumes))], path("sn1", "sn2", "sv2/sn3"), o.c%2 == 0)
 	case opDeleteSubvolume:
-		return w.fs.DeleteSubvolume(ctx, path("sv1", "sv2", "sv1/in", "sn1", "sn2", "sv2/sn3", "big", "big"))
+		return w.fs.DeleteSubvolume(ctx, path("sv1", "sv2", "sv1/in", "sn1", "sn2", "sv2/sn3", "big", "rx1", "rx2", "fa", "fb", "sv1/rx1", "sv1/fa"))
 	case opClean:
 		return w.fs.CleanSubvolumes(ctx)
 	case opCleanInterrupted:
 		return w.fs.CleanSubvolumes(&tiredContext{Context: ctx, left: int(o.c % 4)})
 	case opReadonly:
-		id, err := w.fs.SubvolumeAt(ctx, path("sv1", "sn1", "sn2"))
+		in, err := w.fs.SubvolumeInfo(ctx, path("sv1", "sn1", "sn2", "rx1", "fa"))
 		if err != nil {
 			return err
 		}
-		return w.fs.SetReadonly(ctx, id, o.c%2 == 0)
+		if o.c%2 != 0 {
+			w.rel.thawed(&in)
+		}
+		return w.fs.SetReadonly(ctx, in.ID, o.c%2 == 0)
 	}
 	return w.grow(ctx, o)
 }

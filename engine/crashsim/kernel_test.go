@@ -59,8 +59,8 @@ func (k *kernel) look(c crash, h *history) error {
 	}
 	got := m.ManifestOf("")
 	m.Unmount() // which fails the test if the kernel complained
-	if !bytes.Equal(got, h.states[gen]) {
-		return fmt.Errorf("the kernel shows another state of generation %d: %s", gen, oracle.ManifestDiff(h.states[gen], got))
+	if want := filesOf(h.states[gen]); !bytes.Equal(got, want) {
+		return fmt.Errorf("the kernel shows another state of generation %d: %s", gen, oracle.ManifestDiff(want, got))
 	}
 	if err := k.btrfsCheck(img); err != nil {
 		return fmt.Errorf("btrfs check, after the kernel's mount: %w", err)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"imgtool/disk"
+	"imgtool/engine/ondisk"
 )
 
 // mutant is an engine that is broken in one way.
@@ -13,24 +14,28 @@ type mutant struct {
 	name string
 	// tamper makes the log of the broken engine out of that of the sound one: the same writes, flushes and discards,
 	// but for what the broken one leaves out or does at another time.
-	tamper func([]*disk.Entry) []*disk.Entry
+	tamper func(h *history, log []*disk.Entry) []*disk.Entry
 	// early is done while the workload runs: what T has freed is released as soon as T has switched, and T+1 re-uses
 	// it while T's super is not durable.
 	early bool
-	full  bool   // the workload must be one in which space is re-used soon
-	first uint64 // seed of a workload that shows it soon
+	// orphanEarly takes the orphan item of a subvolume away while it is being received; see earlyOrphan.
+	orphanEarly bool
+	full        bool   // the workload must be one in which space is re-used soon
+	first       uint64 // seed of a workload that shows it soon
 }
 
 // mutants break each of the rules that a commit stands on.
 var mutants = []mutant{
 	{name: "skipped flush", tamper: skipFlush, first: 4},
 	{name: "super before the blocks", tamper: superEarly, first: 4},
-	{name: "extent unpinned too early", early: true, full: true, first: 4},
+	{name: "extent unpinned too early", early: true, full: true, first: 7},
 	{name: "discard after Add", tamper: lateDiscard, full: true, first: 7},
+	{name: "received subvolume visible before its data", tamper: visibleEarly, first: 4},
+	{name: "orphan item of a received subvolume gone too early", orphanEarly: true, first: 4},
 }
 
 // skipFlush leaves out the flush between the blocks and the super (I1).
-func skipFlush(log []*disk.Entry) []*disk.Entry {
+func skipFlush(_ *history, log []*disk.Entry) []*disk.Entry {
 	var out []*disk.Entry
 	for i, e := range log {
 		if e.Op != disk.OpFlush || i+1 == len(log) || !isSuper(log[i+1]) {
@@ -41,7 +46,17 @@ func skipFlush(log []*disk.Entry) []*disk.Entry {
 }
 
 // superEarly writes and flushes the super first, and then the blocks that it leads to (I1).
-func superEarly(log []*disk.Entry) []*disk.Entry {
+func superEarly(_ *history, log []*disk.Entry) []*disk.Entry {
+	return superFirst(log, func(ondisk.Generation) bool { return true })
+}
+
+// visibleEarly does so only for commits that make a received subvolume visible: then its data is not there yet.
+func visibleEarly(h *history, log []*disk.Entry) []*disk.Entry {
+	return superFirst(log, func(gen ondisk.Generation) bool { return h.finished[gen] })
+}
+
+// superFirst is superEarly for the commits of some generations.
+func superFirst(log []*disk.Entry, which func(ondisk.Generation) bool) []*disk.Entry {
 	out := slices.Clone(log)
 	begin := 0 // of the window before the super's
 	for i, e := range out {
@@ -51,7 +66,7 @@ func superEarly(log []*disk.Entry) []*disk.Entry {
 			}
 			continue
 		}
-		if i+1 == len(out) || out[i+1].Op != disk.OpFlush {
+		if i+1 == len(out) || out[i+1].Op != disk.OpFlush || !which(ondisk.AsSuperBlock(e.Data).Generation()) {
 			continue
 		}
 		super := slices.Clone(out[i : i+2])
@@ -62,7 +77,7 @@ func superEarly(log []*disk.Entry) []*disk.Entry {
 }
 
 // lateDiscard carries discards out behind the first write into their range, if that comes before the next flush (I2).
-func lateDiscard(log []*disk.Entry) []*disk.Entry {
+func lateDiscard(_ *history, log []*disk.Entry) []*disk.Entry {
 	out := slices.Clone(log)
 	for i := len(out) - 1; i >= 0; i-- {
 		d := out[i]
@@ -117,7 +132,7 @@ var regressions = []struct {
 }{
 	// The file's close read the root of the tree that had been dropped, and kept it.
 	{"file open in a dropped subvolume", []op{
-		{kind: opSubvolume}, {kind: opMany, a: 2}, {kind: opOpenUnlink, a: 266562902, b: 3629406319}, {kind: opDeleteSubvolume}, {kind: opClean},
+		{kind: opSubvolume}, {kind: opMany, a: 2}, {kind: opOpenUnlink, a: 2, b: 3629406319}, {kind: opDeleteSubvolume}, {kind: opClean},
 		{kind: opCommit}, {kind: opCloseFile}}},
 }
 

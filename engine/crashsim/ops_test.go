@@ -43,6 +43,10 @@ const (
 	opCleanInterrupted
 	opGrow // a subvolume whose deletion takes several transactions
 	opReadonly
+	opSend           // a read-only subvolume, while other operations run
+	opReceive        // what was sent so, while other operations run and commit
+	opReceiveForeign // what was sent from another image
+	opReceiveCut     // a stream that breaks off
 	opLabel
 	opCommit
 	opCommitOverlapped
@@ -53,7 +57,8 @@ const (
 var kindNames = [kinds]string{
 	"create", "write", "rewrite", "truncate", "punch", "fallocate", "clone", "unlink", "link", "symlink", "mknod", "mkdir", "rmdir",
 	"rename", "xattr", "attr", "churn", "many", "prune", "open-unlink", "close-file", "fill", "drain", "subvolume", "snapshot",
-	"delete-subvolume", "clean", "clean-interrupted", "grow", "readonly", "label", "commit", "commit-overlapped", "reopen",
+	"delete-subvolume", "clean", "clean-interrupted", "grow", "readonly", "send",
+	"receive", "receive-foreign", "receive-cut", "label", "commit", "commit-overlapped", "reopen",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -63,7 +68,8 @@ var weights = [kinds]int{
 	opCreate: 50, opWrite: 150, opRewrite: 120, opTruncate: 30, opPunch: 25, opFallocate: 20, opClone: 25, opUnlink: 60,
 	opLink: 20, opSymlink: 15, opMknod: 10, opMkdir: 25, opRmdir: 12, opRename: 40, opXattr: 25, opAttr: 20, opChurn: 60, opMany: 20,
 	opPrune: 12, opOpenUnlink: 15, opCloseFile: 10, opFill: 6, opDrain: 12, opSubvolume: 15, opSnapshot: 25,
-	opDeleteSubvolume: 25, opClean: 12, opCleanInterrupted: 8, opGrow: 2, opReadonly: 10, opLabel: 4, opCommit: 90,
+	opDeleteSubvolume: 25, opClean: 12, opCleanInterrupted: 8, opGrow: 2, opReadonly: 10, opSend: 16, opReceive: 16,
+	opReceiveForeign: 10, opReceiveCut: 8, opLabel: 4, opCommit: 90,
 	opCommitOverlapped: 90, opReopen: 12,
 }
 
@@ -94,7 +100,7 @@ func generate(rng *rand.Rand, n int, grow bool) []op {
 	}
 	rng.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 	ops := []op{{kind: opSubvolume}, {kind: opSubvolume, b: 1}, {kind: opMkdir}, {kind: opMkdir, c: 1}, {kind: opMkdir, a: 2},
-		{kind: opMany, a: 2}, {kind: opCommit}}
+		{kind: opMany, a: 2}, {kind: opReceiveForeign}, {kind: opSnapshot, a: 2}, {kind: opSend, c: 3}, {kind: opCommit}}
 	for _, k := range deck {
 		if k == opCommitOverlapped && rng.IntN(2) == 0 {
 			ops = append(ops, op{kind: opChurn, a: rng.Uint32(), b: rng.Uint32(), d: rng.Uint32()})

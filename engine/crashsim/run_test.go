@@ -11,7 +11,6 @@ import (
 	"imgtool/disk"
 	"imgtool/engine"
 	"imgtool/engine/inode"
-	"imgtool/engine/manifest"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/trace"
 )
@@ -24,6 +23,7 @@ type history struct {
 	overlapped, crowded int           // see world
 	midway              int           // generations that were committed in the middle of an operation
 	states              map[ondisk.Generation][]byte
+	half, finished      map[ondisk.Generation]bool // see world
 }
 
 // keepOpen keeps a device open over the file systems that come and go on it.
@@ -34,7 +34,7 @@ func (keepOpen) Close() error { return nil }
 // world is a workload that runs. But for the steps of a commit, all is done by one goroutine.
 type world struct {
 	cfg     config
-	early   bool // the mutant that releases extents when their commit has switched
+	mutant  mutant
 	dev     disk.Device
 	fs      *engine.FS
 	open    []*inode.File // without a name
@@ -50,12 +50,21 @@ type world struct {
 	overlapErr error
 	overlapped int // operations done so
 	crowded    int // commits in which there was no room for them
+
+	// Sends and receives.
+	streams   []*stream // sent
+	rel       relations
+	receiving bool
+	noState   ondisk.Generation          // was committed in the middle of an operation
+	half      map[ondisk.Generation]bool // committed while a subvolume was being received
+	finished  map[ondisk.Generation]bool // in which a received subvolume became visible
 }
 
 // record runs a workload on a new file system.
 func record(ctx context.Context, cfg config, ops []op, mu mutant, seen func(kind, error)) (*history, error) {
 	mem := disk.NewMem("crashsim", int64(cfg.size))
-	w := &world{cfg: cfg, early: mu.early, dev: keepOpen{mem}, fileCtx: ctx, seen: seen, states: map[ondisk.Generation][]byte{}}
+	w := &world{cfg: cfg, mutant: mu, dev: keepOpen{mem}, fileCtx: ctx, seen: seen, states: map[ondisk.Generation][]byte{}, rel: newRelations(),
+		half: map[ondisk.Generation]bool{}, finished: map[ondisk.Generation]bool{}}
 	w.clock.Store(1_700_000_000_000_000_000)
 	f := cfg.format()
 	f.OpenOptions = w.options()
@@ -71,7 +80,7 @@ func record(ctx context.Context, cfg config, ops []op, mu mutant, seen func(kind
 	if err := fs.Close(); err != nil {
 		return nil, err
 	}
-	h := &history{cfg: cfg, base: mem.Clone(), states: w.states}
+	h := &history{cfg: cfg, base: mem.Clone(), states: w.states, half: w.half, finished: w.finished}
 	rec := disk.NewRecorder(mem)
 	w.dev = keepOpen{rec}
 	if err := w.run(ctx, ops); err != nil {
@@ -79,7 +88,7 @@ func record(ctx context.Context, cfg config, ops []op, mu mutant, seen func(kind
 	}
 	h.log, h.overlapped, h.crowded = rec.Entries(), w.overlapped, w.crowded
 	if mu.tamper != nil {
-		h.log = mu.tamper(h.log)
+		h.log = mu.tamper(h, h.log)
 	}
 	h.log = canonical(h.log)
 	return h, h.fillIn(ctx)
@@ -148,7 +157,7 @@ func (w *world) commit(ctx context.Context, overlap []op) error {
 	if len(overlap) > 0 && w.cfg.maxDirty == 0 { // with a small bound they might wait for the very commit they are in
 		w.overlap = overlap
 		w.when = []trace.Kind{trace.CommitRootsSwitched, trace.BlocksWritten}[overlap[0].d%2]
-		if w.early {
+		if w.mutant.early {
 			w.when = trace.CommitRootsSwitched
 		}
 	}
@@ -165,6 +174,13 @@ func (w *world) snapshot(ctx context.Context, from, to string, readonly bool) er
 	if _, err := w.fs.Snapshot(ctx, from, to, readonly); err != nil {
 		return err
 	}
+	if readonly {
+		in, err := w.fs.SubvolumeInfo(ctx, to)
+		if err != nil {
+			return hard{err}
+		}
+		w.rel.frozen[in.UUID] = true
+	}
 	state, err := stateOf(ctx, w.fs)
 	if err != nil {
 		return hard{err}
@@ -180,6 +196,9 @@ func (w *world) note(state []byte) error {
 		return hard{fmt.Errorf("generation %d has changed after its commit: %s", sb.Generation(), diff(was, state))}
 	}
 	w.states[sb.Generation()] = state
+	if w.receiving {
+		w.half[sb.Generation()] = true
+	}
 	return nil
 }
 
@@ -190,7 +209,7 @@ func (w *world) trace(e trace.Event) {
 	}
 	ops := w.overlap
 	w.overlap, w.when = nil, trace.None
-	if w.early {
+	if w.mutant.early {
 		w.fs.DB().Pin().Release(e.Gen)
 	}
 	for _, o := range ops {
@@ -218,19 +237,6 @@ func (w *world) roomy() bool {
 	return u.Data.Free() >= 160<<10 && u.Metadata.Free() > u.GlobalReserve+4<<20
 }
 
-// stateOf is the manifest of the whole file system.
-func stateOf(ctx context.Context, fs *engine.FS) ([]byte, error) {
-	ns, err := fs.Namespace(ctx, ondisk.FSTree)
-	if err != nil {
-		return nil, err
-	}
-	var b bytes.Buffer
-	if err := manifest.Write(ctx, &b, ns); err != nil {
-		return nil, fmt.Errorf("manifest: %w", err)
-	}
-	return b.Bytes(), nil
-}
-
 // fillIn adds the states of generations that were committed in the middle of an operation: what is there when all that
 // was written by then is.
 func (h *history) fillIn(ctx context.Context) error {
@@ -246,7 +252,7 @@ func (h *history) fillIn(ctx context.Context) error {
 		if _, known := h.states[gen]; known {
 			continue
 		}
-		_, state, err := openReadOnly(ctx, img.Clone())
+		_, state, _, err := openReadOnly(ctx, img.Clone())
 		if err != nil {
 			return fmt.Errorf("generation %d, committed in the middle of an operation, with nothing lost: %w", gen, err)
 		}

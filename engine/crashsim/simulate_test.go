@@ -55,7 +55,7 @@ func (f *failure) Unwrap() error { return f.err }
 
 // tally counts what simulations have done.
 type tally struct {
-	images, windows, generations, midway, overlapped, crowded int
+	images, windows, generations, midway, overlapped, crowded, half int
 }
 
 func (t *tally) add(o tally) {
@@ -65,6 +65,7 @@ func (t *tally) add(o tally) {
 	t.midway += o.midway
 	t.overlapped += o.overlapped
 	t.crowded += o.crowded
+	t.half += o.half
 }
 
 // run records the workload and looks at its crashes, several at a time. It returns the first failure in the order of
@@ -75,6 +76,7 @@ func (s simulation) run(ctx context.Context) (tally, *failure) {
 		return tally{}, &failure{sim: s, window: -1, err: err}
 	}
 	var (
+		half  int
 		mu    sync.Mutex // protects found
 		found *failure
 		wg    sync.WaitGroup
@@ -91,6 +93,9 @@ func (s simulation) run(ctx context.Context) (tally, *failure) {
 	err = h.crashes(s.images, s.seed, func(c crash) bool {
 		n++
 		at := n
+		if h.half[c.legal[0]] {
+			half++
+		}
 		if s.sample != nil {
 			fail(c, at, s.sample(c, h))
 		}
@@ -108,5 +113,5 @@ func (s simulation) run(ctx context.Context) (tally, *failure) {
 		return tally{}, &failure{sim: s, window: -1, err: err}
 	}
 	return tally{images: n, windows: len(windows(h.log)), generations: len(h.states), midway: h.midway,
-		overlapped: h.overlapped, crowded: h.crowded}, found
+		overlapped: h.overlapped, crowded: h.crowded, half: half}, found
 }
