@@ -28,7 +28,7 @@ type mutant struct {
 var mutants = []mutant{
 	{name: "skipped flush", tamper: skipFlush, first: 4},
 	{name: "super before the blocks", tamper: superEarly, first: 4},
-	{name: "extent unpinned too early", early: true, full: true, first: 7},
+	{name: "extent unpinned too early", early: true, full: true, first: 19},
 	{name: "discard after Add", tamper: lateDiscard, full: true, first: 7},
 	{name: "received subvolume visible before its data", tamper: visibleEarly, first: 4},
 	{name: "orphan item of a received subvolume gone too early", orphanEarly: true, first: 4},
