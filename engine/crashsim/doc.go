@@ -23,7 +23,8 @@
 // rules hold here). For each window there is the image that has nothing of it, which is the state right behind a
 // flush, and images with subsets by seed, more of them the more the window holds. Inside a window the log is brought
 // into one form (canonical), since the goroutines that write out have no order among themselves: so a seed gives the
-// same images in each run. Only with a small bound on dirty blocks do commits begin at no certain place.
+// same images in each run. Only with a small bound on dirty blocks do commits begin at no certain place, and a receive
+// that runs out of space ends at none, since it works behind its reading.
 //
 // # Overlap
 //

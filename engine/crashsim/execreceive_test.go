@@ -18,14 +18,15 @@ import (
 	"imgtool/engine/sendstream"
 )
 
-// feed is the input of a receive: a stream in pieces. Before each piece but the first, other operations run, and one of
+// feed is the input of a receive: a stream in parts. Before each part but the first, other operations run, and one of
 // them is a commit that has the half of the subvolume on the device.
 type feed struct {
 	w     *world
 	ctx   context.Context
-	rest  []byte
-	piece int
-	n     int // pieces given
+	parts [][]byte
+	rest  []byte // of the part that is being read
+	n     int    // parts begun
+	every int    // how many parts there are to a pause
 	rng   *rand.Rand
 	err   error // of the operations
 	early earlyOrphan
@@ -33,23 +34,26 @@ type feed struct {
 
 func (f *feed) Read(p []byte) (int, error) {
 	if len(f.rest) == 0 {
-		return 0, io.EOF
-	}
-	if f.n > 0 && f.err == nil {
-		f.err = f.between()
+		if len(f.parts) == 0 {
+			return 0, io.EOF
+		}
+		if f.n > 0 && f.n%f.every == 0 && f.err == nil {
+			f.err = f.between()
+		}
+		f.rest, f.parts = f.parts[0], f.parts[1:]
+		f.n++
 	}
 	if f.err != nil {
 		return 0, f.err
 	}
-	n := copy(p, f.rest[:min(f.piece, len(f.rest))])
+	n := copy(p, f.rest)
 	f.rest = f.rest[n:]
-	f.n++
 	return n, nil
 }
 
 func (f *feed) between() error {
 	if f.w.mutant.orphanEarly {
-		if err := f.early.run(f.ctx, f.w, len(f.rest) <= f.piece); err != nil {
+		if err := f.early.run(f.ctx, f.w, len(f.parts) == 1); err != nil {
 			return err
 		}
 	}
@@ -58,6 +62,40 @@ func (f *feed) between() error {
 	}
 	return f.w.between(f.ctx, append(betweenOps(f.rng), op{kind: opCommit}), nil)
 }
+
+// newFeed cuts a stream into parts, and off. What a receiver still has in hand when that happens is lost, and how much it
+// is depends on time: so a stream breaks off where it has nothing in hand (TestReplay). With a small bound on dirty blocks
+// nothing is certain anyway.
+func (w *world) newFeed(ctx context.Context, s *stream, o op) (*feed, error) {
+	settled, cut := w.cfg.maxDirty == 0, o.kind == opReceiveCut
+	n := int(2 + o.d%4)
+	if cut {
+		n = int(2 + o.c%30)
+	}
+	parts, err := s.parts(n, settled)
+	if err != nil {
+		return nil, err
+	}
+	f := &feed{w: w, ctx: ctx, parts: parts, every: 1, rng: rand.New(rand.NewPCG(uint64(o.b)<<32|uint64(o.d), 13))}
+	if cut {
+		f.parts = f.parts[:1+int(o.c/30)%len(parts)]
+		f.every = 1 + len(f.parts)/4
+		last := &f.parts[len(f.parts)-1]
+		switch next := len(f.parts); {
+		case !settled || next == len(parts): // in the middle of something, if only of the end
+			*last = (*last)[:1+int(o.d/4)%(len(*last)-1)]
+			if settled {
+				*last = (*last)[:min(len(*last), shortest-1)]
+			}
+		default:
+			*last = append(*last, parts[next][:int(o.d/4)%shortest]...)
+		}
+	}
+	return f, nil
+}
+
+// shortest is a bound below the length of every command, bytes.
+const shortest = 10
 
 // tryReceive receives a stream, of this image or a foreign one, whole or cut off.
 func (w *world) tryReceive(ctx context.Context, o op) error {
@@ -71,12 +109,14 @@ func (w *world) tryReceive(ctx context.Context, o op) error {
 	if len(list) == 0 {
 		return fserr.ErrNotFound
 	}
-	s := list[o.a%uint32(len(list))]
-	raw := s.raw
-	if o.kind == opReceiveCut {
-		raw = raw[:1+int(o.c)%(len(raw)-1)]
+	if w.cfg.roomy && w.fs.Usage().Data.Free() < 4<<20 {
+		return fserr.ErrNoSpace
 	}
-	f := &feed{w: w, ctx: ctx, rest: raw, piece: len(raw)/int(2+o.d%4) + 1, rng: rand.New(rand.NewPCG(uint64(o.b)<<32|uint64(o.d), 13))}
+	s := list[o.a%uint32(len(list))]
+	f, err := w.newFeed(ctx, s, o)
+	if err != nil {
+		return hard{err}
+	}
 	ro := engine.ReceiveOptions{Path: []string{"", "", "sv1"}[o.b%3]}
 	ro.ForceDecompress, ro.KeepPartial = o.b/3%4 == 0, o.b/12%2 == 0
 	w.receiving, w.noState = true, w.generation() // which is not of now if it is not known by now

@@ -117,6 +117,8 @@ type config struct {
 	discard  bool
 	maxDirty uint64 // small: blocks are written early, and commits come in the middle of operations
 	full     bool   // nearly full from the start
+	// roomy lets nothing be received where space may run out: how far a receiver comes then is a matter of time.
+	roomy bool
 }
 
 // configFor chooses a file system by seed. Every seed in a row differs in more than one respect, and each value of each

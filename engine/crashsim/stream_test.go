@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"sync"
 
 	"github.com/klauspost/compress/zstd"
@@ -65,6 +66,55 @@ func newStream(raw, m []byte) (*stream, error) {
 			s.encoded++
 		}
 	}
+}
+
+// parts cuts the stream into about n parts between commands, the first of which begins the subvolume. With settled each
+// ends with a file that is made and removed again: a receiver that works behind its reading has done everything by then,
+// since it waits before it removes a name.
+func (s *stream) parts(n int, settled bool) (parts [][]byte, err error) {
+	r := sendstream.NewReader(bytes.NewReader(s.raw))
+	if err := r.Begin(); err != nil {
+		return nil, err
+	}
+	from := 0
+	for {
+		c, err := r.Next()
+		if err != nil {
+			return nil, err
+		}
+		at := int(r.Offset())
+		if c.Cmd == sendstream.CmdEnd {
+			return append(parts, s.raw[from:]), nil
+		}
+		if at-from <= len(s.raw)/n {
+			continue
+		}
+		part := bytes.Clone(s.raw[from:at])
+		if settled {
+			var more bytes.Buffer
+			if err := pause(&more, r.Version()); err != nil {
+				return nil, err
+			}
+			part = append(part, more.Bytes()...)
+		}
+		parts, from = append(parts, part), at
+	}
+}
+
+// pause writes the commands that make a file and remove it.
+func pause(out io.Writer, version uint32) error {
+	w, err := sendstream.NewWriter(out, version)
+	if err != nil {
+		return err
+	}
+	const name = ".pause"
+	w.Begin(sendstream.CmdMkfile)
+	w.String(sendstream.AttrPath, name)
+	w.Uint(sendstream.AttrIno, 1<<40)
+	err = w.End()
+	w.Begin(sendstream.CmdUnlink)
+	w.String(sendstream.AttrPath, name)
+	return errors.Join(err, w.End())
 }
 
 func (s *stream) String() string {
