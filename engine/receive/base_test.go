@@ -63,7 +63,7 @@ func newBase(t testing.TB, streams ...[]byte) *base {
 	_, err = fs.CreateSubvolume(ctx, "bystander", subvol.CreateOptions{})
 	must(err)
 	for _, in := range append([][]byte{bystander(t)}, streams...) {
-		_, err := fs.Receive(ctx, bytes.NewReader(in), engine.ReceiveOptions{})
+		_, err := fs.Receive(ctx, bytes.NewReader(in), engine.ReceiveOptions{Options: receive.Options{MaxErrors: -1}})
 		must(err)
 	}
 	tree, err := fs.Subvolume(ctx, ondisk.FSTree)
