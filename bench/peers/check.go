@@ -64,7 +64,7 @@ func (b *bench) snapshotImage(ctx context.Context) (img string, err error) {
 	if err != nil {
 		return "", err
 	}
-	inos, err := b.checkTree(ctx, tree)
+	inos, err := makeFiles(ctx, tree, b.checkFiles)
 	if err != nil {
 		return "", err
 	}
@@ -83,12 +83,12 @@ func (b *bench) snapshotImage(ctx context.Context) (img string, err error) {
 	return img, fs.Commit(ctx)
 }
 
-// checkTree makes directories with files in them.
-func (b *bench) checkTree(ctx context.Context, tree *inode.FileTree) ([]ondisk.ObjectID, error) {
+// makeFiles makes n files in directories.
+func makeFiles(ctx context.Context, tree *inode.FileTree, n int) ([]ondisk.ObjectID, error) {
 	data := pattern(12 << 10)
 	var dir ondisk.ObjectID
 	var inos []ondisk.ObjectID
-	for i := range b.checkFiles {
+	for i := range n {
 		var err error
 		if i%checkDirFiles == 0 {
 			if dir, err = tree.Mkdir(ctx, inode.RootDir, fmt.Sprintf("dir-%04d", i/checkDirFiles), inode.Attr{Mode: 0o755}); err != nil {

@@ -81,7 +81,7 @@ func (b *bench) sendTree(ctx context.Context, fs *engine.FS) error {
 		return err
 	}
 	if b.sendFiles > 0 {
-		_, err = b.checkTree(ctx, tree)
+		_, err = makeFiles(ctx, tree, b.sendFiles)
 	} else {
 		_, err = copytree.Import(ctx, tree, inode.RootDir, b.source, copytree.ImportOptions{})
 	}
