@@ -174,7 +174,7 @@ func (s *sender) sightsInLeaf(leaf ondisk.Logical, e *extent) ([]sight, error) {
 	}
 	for i := range block.NrItems() {
 		k := block.Key(i)
-		if k.Type != ondisk.ExtentDataKey {
+		if k.Type != ondisk.ExtentDataKey || !refersTo(block.Item(i), e.disk) {
 			continue
 		}
 		x, err := s.send.parseExtent(k, block.Item(i))
@@ -186,6 +186,11 @@ func (s *sender) sightsInLeaf(leaf ondisk.Logical, e *extent) ([]sight, error) {
 		}
 	}
 	return list, nil
+}
+
+// refersTo reports whether a file extent item may refer to an extent: the first look, for most do not.
+func refersTo(item []byte, disk ondisk.Logical) bool {
+	return len(item) >= ondisk.FileExtentItemSize && ondisk.AsFileExtentItem(item).DiskBytenr() == disk
 }
 
 // seesLeaf reports whether a tree has an item in a leaf.

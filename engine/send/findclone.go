@@ -44,12 +44,23 @@ func (c *leafTrees) put(leaf ondisk.Logical, trees []*tree) {
 	c.by[leaf] = c.order.PushBack(&leafEntry{leaf, trees})
 }
 
-// cloneSearch is one search for a clone source.
+// cloneSearch is one search for a clone source. Its slices are kept for the next.
 type cloneSearch struct {
 	s    *sender
 	e    *extent
-	want uint64 // bytes; a source with as many ends the search
-	best map[*tree]cloneSource
+	want uint64        // bytes; a source with as many ends the search
+	best []cloneSource // by tree.source; num 0: none
+
+	parents     []ondisk.Logical
+	all, leaves []found
+}
+
+// begin makes the sender's search one for an extent.
+func (c *cloneSearch) begin(s *sender, e *extent) {
+	c.s, c.e, c.want = s, e, min(e.num, s.cur.size-e.start)
+	c.best = slices.Grow(c.best[:0], len(s.sources))[:len(s.sources)]
+	clear(c.best)
+	c.parents, c.all, c.leaves = c.parents[:0], c.all[:0], c.leaves[:0]
 }
 
 // findClone looks for data that the receiver has and that is the same as the extent's, through the extent's references.
@@ -66,18 +77,19 @@ func (s *sender) findClone(e *extent) (*cloneSource, error) {
 	if err != nil || len(refs) == 0 {
 		return nil, err
 	}
-	c := &cloneSearch{s: s, e: e, want: min(e.num, s.cur.size-e.start), best: map[*tree]cloneSource{}}
-	leaves, done, err := c.follow(refs)
+	c := &s.clone
+	c.begin(s, e)
+	done, err := c.follow(refs)
 	if err == nil && !done {
-		err = c.offer(leaves)
+		err = c.offer()
 	}
 	if err != nil {
 		return nil, err
 	}
 	var found *cloneSource
-	for _, t := range s.sources {
-		if b, ok := c.best[t]; ok && (found == nil || b.num > found.num) {
-			if found = &b; b.num >= c.want {
+	for i := range c.best {
+		if b := &c.best[i]; b.num > 0 && (found == nil || b.num > found.num) {
+			if found = b; b.num >= c.want {
 				break
 			}
 		}
@@ -93,46 +105,44 @@ type found struct {
 }
 
 // follow finds the leaves of all references, in the order in which they are to be looked at.
-func (c *cloneSearch) follow(refs []dataRef) (leaves []found, done bool, err error) {
-	var parents []ondisk.Logical
+func (c *cloneSearch) follow(refs []dataRef) (done bool, err error) {
 	for i := range refs {
 		if refs[i].parent != 0 {
-			parents = append(parents, refs[i].parent)
+			c.parents = append(c.parents, refs[i].parent)
 		}
 	}
-	var all []found
 	for i := range refs {
 		r := &refs[i]
-		list, err := c.s.sights(r, c.e, parents)
+		list, err := c.s.sights(r, c.e, c.parents)
 		if err != nil {
-			return nil, false, err
+			return false, err
 		}
 		for _, v := range list {
 			if c.offerKnown(&v) {
-				return nil, true, nil
+				return true, nil
 			}
-			n := slices.IndexFunc(all, func(f found) bool { return f.ref == r && f.leaf == v.leaf })
+			n := slices.IndexFunc(c.all, func(f found) bool { return f.ref == r && f.leaf == v.leaf })
 			if n < 0 {
-				n, all = len(all), append(all, found{ref: r, leaf: v.leaf})
+				n, c.all = len(c.all), append(c.all, found{ref: r, leaf: v.leaf})
 			}
-			all[n].sights = append(all[n].sights, v)
+			c.all[n].sights = append(c.all[n].sights, v)
 		}
-		if r.parent != 0 && len(all) > 0 && all[len(all)-1].ref == r {
-			slices.Reverse(all[len(all)-1].sights)
+		if n := len(c.all); r.parent != 0 && n > 0 && c.all[n-1].ref == r {
+			slices.Reverse(c.all[n-1].sights)
 		}
 	}
-	slices.SortStableFunc(all, func(a, b found) int {
+	slices.SortStableFunc(c.all, func(a, b found) int {
 		return cmp.Or(cmp.Compare(b.ref.root, a.ref.root), cmp.Compare(b.ref.ino, a.ref.ino), cmp.Compare(b.ref.base, a.ref.base), cmp.Compare(b.leaf, a.leaf))
 	})
-	for _, f := range all { // each leaf once, with all that is in it
-		n := slices.IndexFunc(leaves, func(l found) bool { return l.leaf == f.leaf })
+	for _, f := range c.all { // each leaf once, with all that is in it
+		n := slices.IndexFunc(c.leaves, func(l found) bool { return l.leaf == f.leaf })
 		if n < 0 {
-			leaves = append(leaves, f)
+			c.leaves = append(c.leaves, f)
 		} else {
-			leaves[n].sights = append(leaves[n].sights, f.sights...)
+			c.leaves[n].sights = append(c.leaves[n].sights, f.sights...)
 		}
 	}
-	return leaves, false, nil
+	return false, nil
 }
 
 // offerKnown considers a sight at once if the trees of its leaf are known.
@@ -142,9 +152,9 @@ func (c *cloneSearch) offerKnown(v *sight) (done bool) {
 }
 
 // offer considers what is in the leaves.
-func (c *cloneSearch) offer(leaves []found) error {
-	for i := range leaves {
-		l := &leaves[i]
+func (c *cloneSearch) offer() error {
+	for i := range c.leaves {
+		l := &c.leaves[i]
 		trees, ok := c.s.leaves.get(l.leaf)
 		if !ok {
 			for _, t := range slices.Backward(c.s.sources) {
@@ -180,9 +190,9 @@ func (c *cloneSearch) consider(t *tree, v *sight) (done bool) {
 			return false
 		}
 	}
-	if v.num <= c.best[t].num {
+	if v.num <= c.best[t.source].num {
 		return false
 	}
-	c.best[t] = cloneSource{t, v.ino, v.off, v.num}
+	c.best[t.source] = cloneSource{t, v.ino, v.off, v.num}
 	return v.num >= c.want
 }

@@ -160,13 +160,13 @@ func (s *sender) enter(c change, left, right *item) error {
 		if now, err = parseInode(s.send, left.key.ObjectID, left.data); err != nil {
 			return err
 		}
-		s.send.inodes.put(now.ino, now)
+		s.send.at(&now)
 	}
 	if right != nil {
 		if was, err = parseInode(s.parent, right.key.ObjectID, right.data); err != nil {
 			return err
 		}
-		s.parent.inodes.put(was.ino, was)
+		s.parent.at(&was)
 	}
 	s.cur = current{inodeInfo: now, lastEnd: noExtent}
 	if left == nil {

@@ -1,6 +1,7 @@
 package send
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -91,6 +92,7 @@ type sender struct {
 	sources      []*tree // what may be cloned from, by id; send is one of them
 	extents      *tree   // the extent tree
 	leaves       leafTrees
+	clone        cloneSearch
 
 	out *output
 	seg *segment // being encoded, with enc
@@ -225,7 +227,10 @@ func (s *sender) open() (err error) {
 		}
 		s.sources = append(s.sources, t)
 	}
-	slices.SortFunc(s.sources, func(a, b *tree) int { return int(a.id) - int(b.id) })
+	slices.SortFunc(s.sources, func(a, b *tree) int { return cmp.Compare(a.id, b.id) })
+	for i, t := range s.sources {
+		t.source = i
+	}
 	if s.extents, err = openTree(s.ctx, s, ondisk.ExtentTree); err != nil {
 		return err
 	}

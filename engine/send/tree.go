@@ -27,6 +27,9 @@ type tree struct {
 	view *commitview.View
 	item ondisk.RootItem
 
+	source int       // index in sender.sources, if it is one of them
+	last   inodeInfo // of the inode that the walk is at
+
 	inodes cache[ondisk.ObjectID, inodeInfo]
 	refs   cache[ondisk.ObjectID, firstRef]
 	leaves []*leaf        // copied last, the last used first
@@ -118,6 +121,10 @@ func parseInode(t *tree, ino ondisk.ObjectID, item []byte) (inodeInfo, error) {
 
 // inode returns an inode; see inodeInfo.exists.
 func (t *tree) inode(ino ondisk.ObjectID) (in inodeInfo, err error) {
+	if ino == t.last.ino && ino != 0 {
+		t.s.stats.CacheHits.Add(1)
+		return t.last, nil
+	}
 	if in, ok := t.inodes.get(ino); ok {
 		t.s.stats.CacheHits.Add(1)
 		return in, nil
@@ -131,6 +138,14 @@ func (t *tree) inode(ino ondisk.ObjectID) (in inodeInfo, err error) {
 		t.inodes.put(ino, in)
 	}
 	return in, err
+}
+
+// at notes the inode that the walk has come to. Of those that it has passed, directories are asked for again.
+func (t *tree) at(in *inodeInfo) {
+	t.last = *in
+	if in.isDir() {
+		t.inodes.put(in.ino, *in)
+	}
 }
 
 // gen returns the generation of an inode that must be there.
