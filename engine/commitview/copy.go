@@ -1,7 +1,9 @@
 package commitview
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"imgtool/engine/extbuf"
 	"imgtool/engine/ondisk"
@@ -72,7 +74,20 @@ func prefetch(ctx context.Context, cache *extbuf.Cache, node ondisk.Block, slots
 		firsts[n] = p.first
 		wants[n] = extbuf.Want{Addr: p.addr, Expect: extbuf.Expect{Level: p.level, Gen: p.gen, FirstKey: &firsts[n]}}
 	}
-	cache.Prefetch(ctx, wants[:len(slots)])
+	list := wants[:len(slots)]
+	slices.SortFunc(list, func(a, b extbuf.Want) int { return cmp.Compare(a.Addr, b.Addr) })
+	cache.Prefetch(ctx, list)
+}
+
+// readAround begins to read the leaf that the path goes to from the node at its end, and those behind it, if it has to be
+// read at all.
+func (w *walk) readAround(ctx context.Context) {
+	s := w.leaf()
+	if s.block.Level() == 1 && !w.db.cache.Knows(s.block.BlockPtr(s.slot)) {
+		before := *s
+		before.slot--
+		w.prefetchBehind(ctx, &before, w.ahead)
+	}
 }
 
 // prefetchBehind is prefetch for the n blocks behind the one that the path goes to from a node.

@@ -160,7 +160,7 @@ func (v *View) run(ctx context.Context, key *ondisk.Key, r *Result, fn func(*wal
 // runTo is run down to the block of a level.
 func (v *View) runTo(ctx context.Context, level uint8, key *ondisk.Key, r *Result, fn func(*walk) error) (err error) {
 	w := walks.Get().(*walk)
-	*w = walk{db: walkDB{v.db.Cache(), v.db.Tracer()}, tree: v.id, policy: v.Policy(), stop: level}
+	*w = walk{db: walkDB{v.db.Cache(), v.db.Tracer()}, tree: v.id, policy: v.Policy(), stop: level, ahead: v.ahead}
 	defer func() {
 		// The numbers of a block that changes under a shared reader may be anything, also an index out of range: that is
 		// an outcome of the search. Under the other policies, and in the caller's code, a panic is a bug.

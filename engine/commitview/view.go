@@ -20,6 +20,9 @@ type Options struct {
 	AllowUnsafe bool
 	// Counters takes the figures; nil gives the view counters of its own.
 	Counters *Counters
+	// Ahead is how many leaves are read at once when one is not in memory: it and those behind it, for a reader that goes
+	// about the order of the keys.
+	Ahead int
 	// Name is whose view this is, for messages about readers that hold space back.
 	Name string
 	// Hidden says that the tree may have no references: a subvol.Hidden.
@@ -34,6 +37,7 @@ type View struct {
 	db       *txn.DB
 	id       ondisk.TreeID
 	name     string
+	ahead    int
 	counters *Counters
 	hidden   bool // the tree may have no references
 	mutant   mutant
@@ -74,7 +78,7 @@ func Open(ctx context.Context, db *txn.DB, tree ondisk.TreeID, o Options) (*View
 		return nil, fmt.Errorf("policy shared reads blocks that may be re-used by other trees meanwhile: it must be allowed explicitly: %w",
 			fserr.ErrInvalid)
 	}
-	v := &View{db: db, id: tree, name: o.Name, counters: o.Counters, hidden: o.Hidden}
+	v := &View{db: db, id: tree, name: o.Name, ahead: o.Ahead, counters: o.Counters, hidden: o.Hidden}
 	v.mutant, _ = ctx.Value(mutantKey{}).(mutant)
 	if v.counters == nil {
 		v.counters = new(Counters)

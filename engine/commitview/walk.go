@@ -32,6 +32,7 @@ type walk struct {
 	steps      [ondisk.MaxLevel]step
 	n          int   // steps in use
 	stop       uint8 // the level that descend goes to
+	ahead      int   // leaves read together with one that is not in memory
 	mismatches int
 	inCaller   bool // a function of the caller is running: its panics are its own
 }
@@ -110,6 +111,9 @@ func (w *walk) down(ctx context.Context) error {
 	level := s.block.Level()
 	if w.n == len(w.steps) || level >= ondisk.MaxLevel {
 		return w.corrupt(s, fmt.Sprintf("invalid level, have %d expect [0, %d]", level, ondisk.MaxLevel-1))
+	}
+	if w.ahead > 0 && w.policy != Shared {
+		w.readAround(ctx)
 	}
 	w.steps[w.n].promise = ofPointer(s.block, s.slot)
 	p := &w.steps[w.n].promise

@@ -20,6 +20,10 @@ const (
 	cachedRefs   = 8192
 )
 
+// extentsAhead is how many leaves of the extent tree a full send reads at once: the data of files made one after the
+// other lies mostly so on the disk. What an incremental one asks for may be anywhere.
+const extentsAhead = 8
+
 // tree is one subvolume that the sender reads. What it returns are copies; it is for the sender's goroutine.
 type tree struct {
 	s    *sender
@@ -73,8 +77,12 @@ func openTree(ctx context.Context, s *sender, id ondisk.TreeID) (*tree, error) {
 	if err != nil {
 		return nil, err
 	}
+	ahead := 0
+	if id == ondisk.ExtentTree && s.o.Parent == 0 {
+		ahead = extentsAhead
+	}
 	view, err := commitview.Open(ctx, s.db, id, commitview.Options{Policy: s.o.Policy, AllowUnsafe: s.o.AllowUnsafe,
-		Counters: s.o.Counters, Name: s.label, Hidden: s.subvols.IsHidden(id)})
+		Counters: s.o.Counters, Name: s.label, Ahead: ahead, Hidden: s.subvols.IsHidden(id)})
 	if err != nil {
 		return nil, err
 	}
