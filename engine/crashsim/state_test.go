@@ -51,8 +51,8 @@ func manifestOf(ctx context.Context, fs *engine.FS, id ondisk.TreeID) ([]byte, e
 }
 
 // asReceived is a subvolume's manifest as far as a stream carries it: inodes are numbered as they come, the place of a
-// subvolume is not there, nor does it count in the size of the directory, and the top directory has no time (see
-// samestream and sendtest: an incremental stream need not set it).
+// subvolume is not there, nor does it count in the size of the directory, the top directory has no time (see samestream
+// and sendtest: an incremental stream need not set it), and symbolic links have no permissions.
 func asReceived(m []byte) ([]byte, error) {
 	const placeholder = 2 // the inode number that such a place shows
 	var out bytes.Buffer
@@ -75,6 +75,9 @@ func asReceived(m []byte) ([]byte, error) {
 		l["ino"] = numbers[ino]
 		if l["type"] == "dir" {
 			delete(l, "size")
+		}
+		if l["type"] == "symlink" {
+			delete(l, "mode")
 		}
 		if l["path"] == "." {
 			delete(l, "mtime")
