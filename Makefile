@@ -6,8 +6,8 @@ GO ?= go
 
 # Packages (patterns of go list) whose whole suite is too slow under the race detector. They are tested without it
 # in full, and with it for the tests named by RACE_RUN, which are those about concurrency.
-HEAVY ?= ./engine ./engine/e2e ./engine/check/... ./engine/commitview ./engine/copytree ./engine/crashsim ./engine/inspect ./engine/inode ./engine/modeltest ./engine/treecheck ./engine/send ./engine/sendtest ./cmd/... ./bench/...
-RACE_RUN ?= Race|Parallel|Concurrent|View|Epoch|Blocked|Counted|Many|ChangedRoot|ROSnapshot
+HEAVY ?= ./engine ./engine/e2e ./engine/check/... ./engine/commitview ./engine/copytree ./engine/crashsim ./engine/inspect ./engine/inode ./engine/modeltest ./engine/receive ./engine/treecheck ./engine/send ./engine/sendtest ./cmd/... ./bench/...
+RACE_RUN ?= Race|Parallel|Concurrent|View|Epoch|Blocked|Counted|Many|ChangedRoot|ROSnapshot|FailingDevice|RandomStreams
 
 # Further flags for go test, such as TESTFLAGS=-short.
 TESTFLAGS ?=
