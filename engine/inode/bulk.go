@@ -2,6 +2,7 @@ package inode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -19,11 +20,31 @@ type BulkEntry struct {
 	Rdev   uint64          // of a device, MakeRdev's
 	Target string          // of a symbolic link
 	// Size is a regular file's. Its content is Inline, of at most InlineLimit bytes, or lies from DataOff on in the
-	// batch's data; of an empty one it is neither.
+	// batch's data; of an empty one it is neither. Where some of it is compressed it is Parts.
 	Size    uint64
 	Inline  []byte
 	DataOff int
+	Parts   []BulkPart
 }
+
+// BulkPart is a range of a file's content, from a multiple of the sector size on: plain, or a compressed frame. The parts
+// of a file follow one another from its beginning to its end.
+type BulkPart struct {
+	Encoded     // Algorithm ondisk.CompressNone: plain, and RAMLen and RAMOff are not used
+	DataOff int // of the plain bytes or the frame in the batch's data
+	Disk    int // whole sectors that they take there, with zeros behind their end
+}
+
+// plain is the content of an entry without Parts.
+func (e *BulkEntry) plain() BulkPart {
+	return BulkPart{Encoded: Encoded{Len: int64(e.Size)}, DataOff: e.DataOff, Disk: int(alignUp(e.Size))}
+}
+
+// Check refuses a frame of n bytes that no compressed extent can hold (fserr.ErrInvalid).
+func (e *Encoded) Check(n int) error { return e.check(n) }
+
+// errScattered says that the free space is in pieces and a compressed extent would not lie in one of them.
+var errScattered = errors.New("free space lies in pieces too small for a compressed extent")
 
 // Batch is what one Bulk makes: entries of a few directories, those of one directory one after the other.
 type Batch struct {
@@ -206,6 +227,10 @@ func (k *Bulk) place(ctx context.Context) error {
 	if k.pieces, err = k.o.allocate(ctx, &c, nil); err != nil {
 		return err
 	}
+	if err := k.checkPlaced(); err != nil {
+		k.unalloc()
+		return err
+	}
 	ws := make([]volume.Write, 0, len(k.pieces)+len(data)/writePiece)
 	for _, p := range k.pieces {
 		for at := uint64(0); at < p.DiskLen; at += writePiece {
@@ -216,6 +241,33 @@ func (k *Bulk) place(ctx context.Context) error {
 	k.written = make(chan error, 1)
 	go func() { k.written <- k.o.t.cfg.Store.WriteBatch(context.WithoutCancel(ctx), ws) }()
 	return nil
+}
+
+// checkPlaced finds out whether each compressed extent lies in one piece.
+func (k *Bulk) checkPlaced() error {
+	if len(k.pieces) == 1 {
+		return nil
+	}
+	for i := range k.b.Entries {
+		for _, part := range k.b.Entries[i].Parts {
+			if part.Algorithm != ondisk.CompressNone && !k.inOnePiece(&part) {
+				return fmt.Errorf("%q: %w", k.b.Entries[i].Name, errScattered)
+			}
+		}
+	}
+	return nil
+}
+
+func (k *Bulk) inOnePiece(part *BulkPart) bool {
+	from, to := uint64(part.DataOff), uint64(part.DataOff+part.Disk)
+	return slices.ContainsFunc(k.pieces, func(p Extent) bool { return from >= p.Start && to <= p.Start+p.DiskLen })
+}
+
+// unalloc gives the space of the data back, of which nobody has been told.
+func (k *Bulk) unalloc() {
+	for _, p := range k.pieces {
+		k.o.t.cfg.Store.UnallocData(p.Addr, p.DiskLen)
+	}
 }
 
 // wait returns when the device has the data.

@@ -19,9 +19,7 @@ func (k *Bulk) Insert(ctx context.Context) error {
 		err = k.checkRoom(ctx)
 	}
 	if err != nil {
-		for _, p := range k.pieces {
-			k.o.t.cfg.Store.UnallocData(p.Addr, p.DiskLen)
-		}
+		k.unalloc()
 	} else {
 		err = k.insert(k.o.start(ctx))
 	}
@@ -236,22 +234,67 @@ func (k *Bulk) inode(e *BulkEntry, index, dirFlags uint64) error {
 	return k.extents(e)
 }
 
-// extents gathers the EXTENT_DATA items of a file whose content was placed: one, or more where free space was in
-// pieces.
+// extents gathers the EXTENT_DATA items of a file whose content was placed.
 func (k *Bulk) extents(e *BulkEntry) error {
-	at, end := uint64(e.DataOff), uint64(e.DataOff)+alignUp(e.Size)
+	if e.Size == 0 {
+		return nil
+	}
+	parts := e.Parts
+	if parts == nil {
+		parts = []BulkPart{e.plain()}
+	}
+	for i := range parts {
+		var err error
+		if parts[i].Algorithm == ondisk.CompressNone {
+			err = k.plainPart(e.Ino, &parts[i])
+		} else {
+			err = k.framePart(e.Ino, &parts[i])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// plainPart is one extent, or more where free space was in pieces.
+func (k *Bulk) plainPart(ino ondisk.ObjectID, part *BulkPart) error {
+	at, end := uint64(part.DataOff), uint64(part.DataOff+part.Disk)
 	for _, p := range k.pieces {
 		from, to := max(at, p.Start), min(end, p.Start+p.DiskLen)
 		if from >= to {
 			continue
 		}
 		n := to - from
-		x := Extent{Start: from - at, Len: n, Type: ondisk.FileExtentReg, Addr: p.Addr + ondisk.Logical(from-p.Start), DiskLen: n, RAMBytes: n}
-		r := x.ref()
-		if err := k.o.t.cfg.Store.AddDataRef(k.o.tx, r.addr, r.n, k.o.t.id, e.Ino, r.offset, true); err != nil {
+		err := k.extent(ino, &Extent{Start: uint64(part.Off) + from - at, Len: n, Type: ondisk.FileExtentReg,
+			Addr: p.Addr + ondisk.Logical(from-p.Start), DiskLen: n, RAMBytes: n})
+		if err != nil {
 			return err
 		}
-		k.items = append(k.items, Item{Key: typeKey(e.Ino, ondisk.ExtentDataKey, x.Start), Data: x.put(new([ondisk.FileExtentItemSize]byte), k.o.tx.Generation())})
 	}
+	return nil
+}
+
+// framePart is one extent in one piece, as checkPlaced has seen.
+func (k *Bulk) framePart(ino ondisk.ObjectID, part *BulkPart) error {
+	at := uint64(part.DataOff)
+	for _, p := range k.pieces {
+		if at >= p.Start && at < p.Start+p.DiskLen {
+			return k.extent(ino, &Extent{Start: uint64(part.Off), Len: alignUp(uint64(part.Len)), Type: ondisk.FileExtentReg,
+				Compression: part.Algorithm, Addr: p.Addr + ondisk.Logical(at-p.Start), DiskLen: uint64(part.Disk),
+				Offset: part.RAMOff, RAMBytes: alignUp(part.RAMLen)})
+		}
+	}
+	return fmt.Errorf("internal: no piece has byte %d of the data: %w", at, fserr.ErrInvalid)
+}
+
+// extent gathers one EXTENT_DATA item and queues its reference.
+func (k *Bulk) extent(ino ondisk.ObjectID, x *Extent) error {
+	r := x.ref()
+	if err := k.o.t.cfg.Store.AddDataRef(k.o.tx, r.addr, r.n, k.o.t.id, ino, r.offset, true); err != nil {
+		return err
+	}
+	k.items = append(k.items, Item{Key: typeKey(ino, ondisk.ExtentDataKey, x.Start),
+		Data: x.put(new([ondisk.FileExtentItemSize]byte), k.o.tx.Generation())})
 	return nil
 }

@@ -44,10 +44,22 @@ func dirItemKey(dir ondisk.ObjectID, name []byte) ondisk.Key {
 // Lookup finds a name in a directory by its hash. fserr.ErrNotFound if it is not there; whether dir is a directory at
 // all is not asked.
 func (r *Reader) Lookup(ctx context.Context, dir ondisk.ObjectID, name string) (Entry, error) {
-	var e Entry
-	found := false
+	e, found, err := r.find(ctx, dir, name)
+	if err == nil && !found {
+		err = fmt.Errorf("%q in directory %d of tree %v: %w", name, dir, r.id, fserr.ErrNotFound)
+	}
+	return e, err
+}
+
+// Has reports whether a directory has a name, for callers to whom its absence is no error.
+func (r *Reader) Has(ctx context.Context, dir ondisk.ObjectID, name string) (bool, error) {
+	_, found, err := r.find(ctx, dir, name)
+	return found, err
+}
+
+func (r *Reader) find(ctx context.Context, dir ondisk.ObjectID, name string) (e Entry, found bool, err error) {
 	raw := []byte(name)
-	err := r.src.View(ctx, dirItemKey(dir, raw), func(item []byte) error {
+	err = r.src.View(ctx, dirItemKey(dir, raw), func(item []byte) error {
 		return ondisk.DirEntries(item, func(d ondisk.DirEntry) bool {
 			if bytes.Equal(d.Name, raw) {
 				e, found = entryOf(d, name, 0), true
@@ -56,14 +68,12 @@ func (r *Reader) Lookup(ctx context.Context, dir ondisk.ObjectID, name string) (
 		})
 	})
 	switch {
-	case err == nil && found:
-		return e, nil
 	case err == nil || errors.Is(err, fserr.ErrNotFound):
-		return e, fmt.Errorf("%q in directory %d of tree %v: %w", name, dir, r.id, fserr.ErrNotFound)
+		return e, found, nil
 	case errors.Is(err, ondisk.ErrShort):
-		return e, r.corrupt(dir, "directory item of %q: %v", name, err)
+		return e, false, r.corrupt(dir, "directory item of %q: %v", name, err)
 	}
-	return e, r.at(dir, err)
+	return e, false, r.at(dir, err)
 }
 
 // dirBatch is how many entries one search of a listing gathers before it calls back.

@@ -24,7 +24,7 @@ type Encoded struct {
 // the sector size, an end that is none and lies within the file, a frame that saves no sector, one of more than 128 KiB
 // on either side, a file without checksums. The caller unpacks the frame and writes that. Other errors are WriteAt's.
 func (t *FileTree) WriteEncoded(ctx context.Context, ino ondisk.ObjectID, e Encoded, frame []byte) error {
-	if err := e.check(frame); err != nil {
+	if err := e.check(len(frame)); err != nil {
 		return fmt.Errorf("compressed write of %d bytes at %d of inode %d: %w", e.Len, e.Off, ino, err)
 	}
 	l := t.lock(ino)
@@ -57,13 +57,13 @@ func (t *FileTree) WriteEncoded(ctx context.Context, ino ondisk.ObjectID, e Enco
 	return t.storeEncoded(ctx, ino, &c, &e, frame)
 }
 
-// check refuses what no compressed extent can hold, whatever the file.
-func (e *Encoded) check(frame []byte) error {
+// check refuses a frame of n bytes that no compressed extent can hold, whatever the file.
+func (e *Encoded) check(n int) error {
 	switch {
 	case e.Off < 0 || e.Len <= 0 || e.Len > math.MaxInt64-sectorSize-e.Off || e.Off%sectorSize != 0 || e.RAMOff%sectorSize != 0,
 		e.Algorithm != ondisk.CompressZlib && e.Algorithm != ondisk.CompressLZO && e.Algorithm != ondisk.CompressZstd,
-		len(frame) == 0 || len(frame) > ondisk.MaxCompressed || e.RAMLen > ondisk.MaxUncompressed,
-		e.RAMOff > e.RAMLen || uint64(e.Len) > e.RAMLen-e.RAMOff, alignUp(uint64(len(frame))) >= alignUp(e.RAMLen):
+		n <= 0 || n > ondisk.MaxCompressed || e.RAMLen > ondisk.MaxUncompressed,
+		e.RAMOff > e.RAMLen || uint64(e.Len) > e.RAMLen-e.RAMOff, alignUp(uint64(n)) >= alignUp(e.RAMLen):
 		return fserr.ErrInvalid
 	}
 	return nil

@@ -62,9 +62,21 @@ func (b *batch) add(e *entry) {
 	if e.isDir() {
 		b.dirs[e.Ino] = e
 	}
-	if up := b.dirs[e.Dir]; up != nil {
-		up.parent = true
+}
+
+// gains takes note that a directory gets an entry of the batch.
+func (b *batch) gains(dir ondisk.ObjectID, now ondisk.Timespec) {
+	if e := b.dirs[dir]; e != nil {
+		e.parent = true
 	}
+	if _, ok := b.attrs[dir]; ok { // from before; otherwise making the entry does it
+		b.touch(dir, now)
+	}
+}
+
+// touch makes the modification time of a directory that of now.
+func (b *batch) touch(dir ondisk.ObjectID, now ondisk.Timespec) {
+	b.setAttrs(dir, inode.SetAttr{Modify: &now}, place{})
 }
 
 // last reports whether e is the entry whose content may grow.
@@ -72,19 +84,55 @@ func (b *batch) last(e *entry) bool {
 	return e.b == b && e == b.entries[len(b.entries)-1] && e.Inline == nil && e.Attr.Mode&ondisk.ModeFmt == ondisk.ModeReg
 }
 
-// grow appends to the content of e, the last one. It is false if the batch has no room: then e and its content belong to
-// the next one.
-func (b *batch) grow(e *entry, data []byte) bool {
+// held is how many bytes of buf the content of e takes.
+func (b *batch) held(e *entry) int {
+	if e != b.open {
+		return 0
+	}
+	return b.used - e.DataOff
+}
+
+// room opens the content of e, the last entry, and reports whether n bytes more have room. If not, e and its content
+// belong to the next batch.
+func (b *batch) room(e *entry, n int) bool {
 	if e != b.open {
 		b.seal()
 		b.open, e.DataOff = e, b.used
 	}
-	if len(b.buf)-b.used < alignUp(int(e.Size)+len(data))-int(e.Size) {
-		return false
+	return alignUp(b.used+n) <= len(b.buf)
+}
+
+// grow appends plain data to the open file.
+func (b *batch) grow(data []byte) {
+	e := b.open
+	if n := len(e.Parts); n > 0 {
+		if e.Parts[n-1].Algorithm != ondisk.CompressNone {
+			e.Parts = append(e.Parts, inode.BulkPart{Encoded: inode.Encoded{Off: int64(e.Size)}, DataOff: b.used})
+			n++
+		}
+		e.Parts[n-1].Len += int64(len(data))
 	}
 	b.used += copy(b.buf[b.used:], data)
 	e.Size += uint64(len(data))
-	return true
+}
+
+// growFrame appends a compressed frame to the open file, which ends with a sector.
+func (b *batch) growFrame(f *frame) {
+	e := b.open
+	if e.Size > 0 && e.Parts == nil {
+		e.Parts = []inode.BulkPart{{Encoded: inode.Encoded{Len: int64(e.Size)}, DataOff: e.DataOff}}
+	}
+	e.Parts = append(e.Parts, inode.BulkPart{Encoded: f.encoded(), DataOff: b.used, Disk: alignUp(len(f.data))})
+	b.used += copy(b.buf[b.used:], f.data)
+	b.fill()
+	e.Size += uint64(f.n)
+}
+
+// fill adds zeros up to the end of the sector.
+func (b *batch) fill() {
+	end := alignUp(b.used)
+	clear(b.buf[b.used:end])
+	b.used = end
 }
 
 // moveOpen moves the open file, which is the last entry, to an empty batch.
@@ -93,6 +141,9 @@ func (b *batch) moveOpen(to *batch) {
 	content := b.buf[e.DataOff:b.used]
 	b.entries, b.used, b.open = b.entries[:n], e.DataOff, nil
 	to.add(e)
+	for i := range e.Parts {
+		e.Parts[i].DataOff -= e.DataOff
+	}
 	to.open, e.DataOff = e, 0
 	to.used = copy(to.buf, content)
 }
@@ -104,21 +155,24 @@ func (b *batch) seal() {
 		return
 	}
 	b.open = nil
-	if int(e.Size) <= b.inline {
+	if e.Parts == nil && int(e.Size) <= b.inline {
 		e.Inline, b.used = bytes.Clone(b.buf[e.DataOff:b.used]), e.DataOff
 		return
 	}
-	end := alignUp(b.used)
-	clear(b.buf[b.used:end])
-	b.used = end
-	for at := e.DataOff; at < end; at += sectorSize {
+	b.fill()
+	for i := range e.Parts {
+		if part := &e.Parts[i]; part.Algorithm == ondisk.CompressNone {
+			part.Disk = alignUp(int(part.Len))
+		}
+	}
+	for at := e.DataOff; at < b.used; at += sectorSize {
 		n := len(b.Sums)
 		b.Sums = slices.Grow(b.Sums, b.csum.Size())[:n+b.csum.Size()]
 		b.csum.Sum(b.Sums[n:], b.buf[at:at+sectorSize])
 	}
 }
 
-// takeOpen takes the content of the open file away, for it to be written behind the batch.
+// takeOpen takes the content of the open file away, which has no parts, for it to be written behind the batch.
 func (b *batch) takeOpen() []byte {
 	e := b.open
 	content := b.buf[e.DataOff:b.used]

@@ -85,6 +85,7 @@ func (r *receiver) truncate(ctx context.Context, c *sendstream.Command) error {
 		return err
 	}
 	if e := r.entry(path); e != nil && e.Attr.Mode&ondisk.ModeFmt == ondisk.ModeReg && e.Size == uint64(size) {
+		e.touch(r.sub.Tree)
 		return nil // it is as long as that
 	}
 	tree := r.sub.Tree
@@ -184,6 +185,9 @@ func (r *receiver) encodedWrite(ctx context.Context, c *sendstream.Command) erro
 	if err != nil {
 		return err
 	}
+	if done, err := r.entryFrame(ctx, c.Bytes(sendstream.AttrPath), &f); done || err != nil {
+		return err
+	}
 	f.data = bytes.Clone(f.data)
 	r.later(ctx, c, func(ctx context.Context) error { return r.writeFrame(ctx, ino, &f) })
 	return nil
@@ -191,12 +195,11 @@ func (r *receiver) encodedWrite(ctx context.Context, c *sendstream.Command) erro
 
 // writeFrame is the pipeline's part of encodedWrite.
 func (r *receiver) writeFrame(ctx context.Context, ino ondisk.ObjectID, f *frame) error {
-	if !r.o.ForceDecompress && f.algorithm != ondisk.CompressNone && (f.algorithm != ondisk.CompressLZO || f.sector == sectorSize) {
+	if f.keepable(&r.o) {
 		if err := r.allow(ctx, f.algorithm); err != nil {
 			return err
 		}
-		e := inode.Encoded{Off: f.off, Len: f.n, Algorithm: f.algorithm, RAMLen: f.ramLen, RAMOff: f.ramOff}
-		if err := r.sub.Tree.WriteEncoded(ctx, ino, e, f.data); err == nil {
+		if err := r.sub.Tree.WriteEncoded(ctx, ino, f.encoded(), f.data); err == nil {
 			r.o.Stats.Stored.Add(1)
 			return nil
 		} else if !errors.Is(err, fserr.ErrInvalid) {
@@ -215,6 +218,15 @@ func (r *receiver) writeFrame(ctx context.Context, ino ondisk.ObjectID, f *frame
 
 // sectorSize is that of the file systems that the engine writes.
 const sectorSize = 4096
+
+// keepable reports whether the frame may be stored as it is.
+func (f *frame) keepable(o *Options) bool {
+	return !o.ForceDecompress && f.algorithm != ondisk.CompressNone && (f.algorithm != ondisk.CompressLZO || f.sector == sectorSize)
+}
+
+func (f *frame) encoded() inode.Encoded {
+	return inode.Encoded{Off: f.off, Len: f.n, Algorithm: f.algorithm, RAMLen: f.ramLen, RAMOff: f.ramOff}
+}
 
 // parseFrame reads an encoded write. Its numbers are bounded here: nothing unpacks to more than 128 KiB.
 func parseFrame(c *sendstream.Command) (f frame, err error) {
@@ -259,12 +271,12 @@ func (f *frame) unpack() ([]byte, error) {
 // allow sets the feature that old kernels do not have which an algorithm needs.
 func (r *receiver) allow(ctx context.Context, algorithm uint8) error {
 	bits := map[uint8]uint64{ondisk.CompressLZO: ondisk.IncompatCompressLZO, ondisk.CompressZstd: ondisk.IncompatCompressZstd}[algorithm]
-	if r.bits&bits == bits {
+	if r.bits.Load()&bits == bits {
 		return nil
 	}
 	if err := r.fs.Incompat(ctx, bits); err != nil {
 		return err
 	}
-	r.bits |= bits
+	r.bits.Or(bits)
 	return nil
 }

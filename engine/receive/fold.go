@@ -2,10 +2,8 @@ package receive
 
 import (
 	"context"
-	"errors"
 
 	"imgtool/disk"
-	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/sendstream"
@@ -28,7 +26,7 @@ func (r *receiver) open(ctx context.Context) error {
 	if r.buffers = tree.Config().Pool; r.buffers == nil {
 		r.buffers = disk.NewPool()
 	}
-	r.pipe, r.cur, r.behind = newPipeline(tree, r.buffers), newBatch(r.buffers, tree), false
+	r.pipe, r.cur, r.behind = newPipeline(tree, r.buffers, r.writeFrame), newBatch(r.buffers, tree), false
 	return nil
 }
 
@@ -143,6 +141,7 @@ func (r *receiver) addEntry(ctx context.Context, e *entry) (err error) {
 		r.ship(ctx)
 	}
 	r.cur.add(e)
+	r.cur.touch(inode.RootDir, r.sub.Tree.Now()) // even if it does not stay there
 	r.paths.coming.add(e)
 	r.paths.last = "" // whatever had the path before
 	r.paths.lastIno = inode.RootDir
@@ -164,9 +163,7 @@ func (r *receiver) moveEntry(e *entry, to string, dir ondisk.ObjectID, name stri
 	r.paths.forget(to)
 	e.path, e.Dir, e.Name = to, dir, name
 	r.paths.coming.add(e)
-	if up := r.cur.dirs[dir]; up != nil {
-		up.parent = true
-	}
+	r.cur.gains(dir, r.sub.Tree.Now())
 }
 
 // free reports whether a name can be taken by an entry of the batch: it is not there and its directory takes new names.
@@ -180,11 +177,8 @@ func (r *receiver) free(ctx context.Context, path string, dir ondisk.ObjectID, n
 	if ok, err := r.maySet(ctx, "", dir); err != nil || !ok {
 		return false, err
 	}
-	_, err := r.sub.Tree.Lookup(ctx, dir, name)
-	if errors.Is(err, fserr.ErrNotFound) {
-		return true, nil
-	}
-	return false, err
+	has, err := r.sub.Tree.Has(ctx, dir, name)
+	return !has, err
 }
 
 // maySet reports whether the flags of an inode, which a path names, let its attributes and names be changed.
@@ -225,31 +219,86 @@ func (r *receiver) entryXattr(path string, x inode.Xattr) bool {
 	return true
 }
 
+// growing returns the entry of the batch whose content may grow at off, nil if a path names another, or no such end.
+func (r *receiver) growing(path []byte, off int64) *entry {
+	e := r.paths.coming.paths[string(path)]
+	if e == nil || !r.cur.last(e) || uint64(off) != e.Size {
+		return nil
+	}
+	return e
+}
+
+// makeRoom opens the content of an entry for n bytes more, in the batch or, if that is full, in the next one.
+func (r *receiver) makeRoom(ctx context.Context, e *entry, n int) {
+	if r.cur.room(e, n) {
+		return
+	}
+	full := r.cur
+	r.cur = newBatch(r.buffers, r.sub.Tree)
+	full.moveOpen(r.cur)
+	r.send(ctx, full) // what is there besides took its room, so it is not empty
+}
+
 // entryData takes a piece of the content of an entry of the batch. It is false if that has to be written behind the
 // batch: another place than the end, a file that is not the last entry, or a large one, whose content then moves there.
 func (r *receiver) entryData(ctx context.Context, path []byte, off int64, data []byte) bool {
-	e := r.paths.coming.paths[string(path)]
-	if e == nil || e.b != r.cur || !r.cur.last(e) || uint64(off) != e.Size {
+	e := r.growing(path, off)
+	if e == nil {
 		return false
 	}
-	if int(e.Size)+len(data) > largeFile {
-		if e == r.cur.open {
-			buf := r.buffers.Get(gatherMax)
-			n := copy(buf, r.cur.takeOpen())
-			r.gather = gather{ino: e.Ino, at: e.at, buf: append(buf[:n], data...)}
-			r.gather.at.path = e.path
-			return true
+	if n := len(e.Parts); n > 0 && e.Parts[n-1].Algorithm != ondisk.CompressNone && off%sectorSize != 0 {
+		return false
+	}
+	if held := r.cur.held(e); held+len(data) > largeFile {
+		if held == 0 || e.Parts != nil {
+			return false
 		}
-		return false
+		buf := r.buffers.Get(gatherMax)
+		n := copy(buf, r.cur.takeOpen())
+		r.gather = gather{ino: e.Ino, at: e.at, buf: append(buf[:n], data...)}
+		r.gather.at.path = e.path
+		return true
 	}
-	if !r.cur.grow(e, data) {
-		full := r.cur
-		r.cur = newBatch(r.buffers, r.sub.Tree)
-		full.moveOpen(r.cur)
-		r.send(ctx, full) // what is there besides took its room, so it is not empty
-		r.cur.grow(e, data)
-	}
+	r.makeRoom(ctx, e, len(data))
+	r.cur.grow(data)
+	e.touch(r.sub.Tree)
 	return true
+}
+
+// entryFrame is entryData for a compressed piece. One that no extent can hold as it is, or that shall not stay as it is,
+// is unpacked. The algorithm is known to the superblock when the batch is.
+func (r *receiver) entryFrame(ctx context.Context, path []byte, f *frame) (bool, error) {
+	e := r.growing(path, f.off)
+	if e == nil || f.off%sectorSize != 0 {
+		return false, nil
+	}
+	enc := f.encoded()
+	if !f.keepable(&r.o) || enc.Check(len(f.data)) != nil {
+		plain, err := f.unpack()
+		if err != nil || !r.entryData(ctx, path, f.off, plain) {
+			return false, err
+		}
+		r.o.Stats.Unpacked.Add(1)
+		return true, nil
+	}
+	if r.cur.held(e)+len(f.data) > largeFile {
+		return false, nil
+	}
+	if err := r.allow(ctx, f.algorithm); err != nil {
+		return false, err
+	}
+	r.makeRoom(ctx, e, len(f.data))
+	r.cur.growFrame(f)
+	e.touch(r.sub.Tree)
+	r.o.Stats.Stored.Add(1)
+	return true, nil
+}
+
+// touch takes note of a change of the content behind the one of the times.
+func (e *entry) touch(tree *inode.FileTree) {
+	if e.Attr.Times != nil {
+		e.Attr.Times.Modify = tree.Now()
+	}
 }
 
 // set changes attributes of an inode that is still to be made.

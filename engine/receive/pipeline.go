@@ -10,6 +10,7 @@ import (
 	"imgtool/disk"
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
+	"imgtool/engine/ondisk"
 	"imgtool/engine/sendstream"
 )
 
@@ -24,8 +25,9 @@ import (
 //
 // mu protects failed, finished and redo; dead is set by the receiver; the rest is set before the goroutines start.
 type pipeline struct {
-	tree *inode.FileTree
-	pool *disk.Pool
+	tree  *inode.FileTree
+	pool  *disk.Pool
+	frame func(context.Context, ondisk.ObjectID, *frame) error // writes one
 
 	queue   chan step
 	started chan startedBatch
@@ -58,8 +60,8 @@ type startedBatch struct {
 // maxQueue is how many steps may wait: with those under way, some 14 MiB of batches.
 const maxQueue = 3
 
-func newPipeline(tree *inode.FileTree, pool *disk.Pool) *pipeline {
-	p := &pipeline{tree: tree, pool: pool, queue: make(chan step, maxQueue), started: make(chan startedBatch, 1)}
+func newPipeline(tree *inode.FileTree, pool *disk.Pool, write func(context.Context, ondisk.ObjectID, *frame) error) *pipeline {
+	p := &pipeline{tree: tree, pool: pool, frame: write, queue: make(chan step, maxQueue), started: make(chan startedBatch, 1)}
 	p.ended.Go(p.start)
 	p.ended.Go(p.insert)
 	return p
@@ -204,17 +206,43 @@ func (p *pipeline) singly(ctx context.Context, b *batch) {
 func (p *pipeline) one(ctx context.Context, b *batch, i int) error {
 	e := b.Entries[i]
 	own := inode.Batch{Exclusive: true, Entries: []inode.BulkEntry{e}}
-	if e.Size > 0 && e.Inline == nil {
+	if e.Parts != nil {
+		own.Entries[0].Size, own.Entries[0].Parts = 0, nil
+	} else if e.Size > 0 && e.Inline == nil {
 		end := e.DataOff + alignUp(int(e.Size))
 		size := b.csum.Size()
 		own.Data, own.Sums = b.Data[e.DataOff:end], b.Sums[e.DataOff/sectorSize*size:end/sectorSize*size]
 		own.Entries[0].DataOff = 0
 	}
 	bulk, err := p.tree.StartBulk(ctx, &own)
-	if err != nil {
-		return err
+	if err == nil {
+		err = bulk.Insert(ctx)
 	}
-	return bulk.Insert(ctx)
+	if err == nil && e.Parts != nil {
+		err = p.parts(ctx, b, &e)
+	}
+	return err
+}
+
+// parts writes the content of a file with compressed extents one by one, for which there may be room in pieces.
+func (p *pipeline) parts(ctx context.Context, b *batch, e *inode.BulkEntry) error {
+	for _, part := range e.Parts {
+		data := b.Data[part.DataOff:]
+		var err error
+		if part.Algorithm == ondisk.CompressNone {
+			_, err = p.tree.WriteAt(ctx, e.Ino, data[:part.Len], part.Off)
+		} else {
+			err = p.frame(ctx, e.Ino, &frame{off: part.Off, n: part.Len, ramLen: part.RAMLen, ramOff: part.RAMOff,
+				algorithm: part.Algorithm, sector: sectorSize, data: data[:part.Disk]})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if t := e.Attr.Times; t != nil { // writing has changed them
+		return p.tree.SetAttrs(ctx, e.Ino, inode.SetAttr{Access: &t.Access, Modify: &t.Modify, Birth: &t.Birth})
+	}
+	return nil
 }
 
 // hopeless reports whether nothing else can work after an error.

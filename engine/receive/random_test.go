@@ -17,7 +17,8 @@ import (
 type randomStream struct {
 	*script
 	*rand.Rand
-	n int // inodes made
+	n    int    // inodes made
+	soft []byte // for compressed pieces
 }
 
 // path is one of few paths, so that commands meet.
@@ -77,7 +78,17 @@ func (s *randomStream) content(path string) {
 		if pieces > 3 {
 			n = 48 << 10
 		}
-		s.write(path, off, strings.Repeat(string(rune('a'+s.IntN(26))), n))
+		if s.IntN(4) == 0 {
+			n = 1 + s.IntN(min(128<<10, 1<<s.IntN(18)))
+			skip := 4096 * s.IntN(1+min(2, n/4097)) // now and then only the end of what is in it
+			if s.soft == nil {
+				s.soft = squashy(s.Rand)
+			}
+			s.frame(path, off, skip, s.soft[:n])
+			n -= skip
+		} else {
+			s.write(path, off, strings.Repeat(string(rune('a'+s.IntN(26))), n))
+		}
 		if off += n; s.IntN(15) == 0 {
 			off = max(0, off+[]int{-4096, -1, 1, 4096, 100_000}[s.IntN(5)])
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 
 	"imgtool/disk"
 	"imgtool/engine/fserr"
@@ -61,7 +62,7 @@ type receiver struct {
 	in     *sendstream.Reader
 	done   []Subvolume
 	errors int
-	bits   uint64 // incompatible features that are set
+	bits   atomic.Uint64 // incompatible features that are set
 
 	counted int64 // offset in the input up to which Stats has it
 

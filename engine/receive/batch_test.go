@@ -1,0 +1,117 @@
+package receive_test
+
+import (
+	"bytes"
+	"compress/zlib"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"imgtool/engine/fserr"
+	"imgtool/engine/inode"
+	"imgtool/engine/internal/oracle"
+	"imgtool/engine/ondisk"
+	"imgtool/engine/receive"
+	"imgtool/engine/sendstream"
+)
+
+// squashy is 256 KiB of which compression leaves two bits of eight.
+func squashy(rng *rand.Rand) []byte {
+	b := make([]byte, 256<<10)
+	for i := range b {
+		b[i] = byte(rng.IntN(4))
+	}
+	return b
+}
+
+// frame adds an encoded write of plain but for what skip leaves out at its beginning.
+func (s *script) frame(path string, off, skip int, plain []byte) *script {
+	s.Helper()
+	var z bytes.Buffer
+	w := zlib.NewWriter(&z)
+	_, err := w.Write(plain)
+	s.must(err)
+	s.must(w.Close())
+	return s.do(sendstream.CmdEncodedWrite, attrPath, path, sendstream.AttrFileOffset, off, sendstream.AttrUnencodedFileLen, len(plain)-skip,
+		sendstream.AttrUnencodedLen, len(plain), sendstream.AttrUnencodedOffset, skip, sendstream.AttrCompression, sendstream.EncodedZlib,
+		sendstream.AttrData, z.String())
+}
+
+// stampOf is a time in seconds, as an attribute.
+func stampOf(sec int) string {
+	return string(binary.LittleEndian.AppendUint32(binary.LittleEndian.AppendUint64(nil, uint64(sec)), 5))
+}
+
+// scatter leaves free space for data only in pieces of two sectors, and about that much of it in all, in bytes.
+func scatter(im *image, free int) {
+	im.Helper()
+	ctx := im.Context()
+	tree, err := im.fs.Subvolume(ctx, ondisk.FSTree)
+	im.must(err)
+	dir, err := tree.Mkdir(ctx, inode.RootDir, "filler", inode.Attr{Mode: 0o755})
+	im.must(err)
+	piece, n := make([]byte, 8192), 0
+	for {
+		ino, err := tree.Create(ctx, dir, fmt.Sprint(n), inode.Attr{})
+		if err == nil {
+			_, err = tree.WriteAt(ctx, ino, piece, 0)
+		}
+		if errors.Is(err, fserr.ErrNoSpace) {
+			break
+		}
+		im.must(err)
+		n++
+	}
+	for i := range free / len(piece) {
+		im.must(tree.Unlink(ctx, dir, fmt.Sprint(2*i)))
+	}
+	im.must(im.fs.Commit(ctx)) // what was freed can be taken from now on
+}
+
+// TestScattered receives compressed files where no batch's data lies in one piece: frames that a piece can hold stay as
+// they are. Where one needs more than a piece there is no room, and nothing is left.
+func TestScattered(t *testing.T) {
+	for _, c := range []struct {
+		sectors int // of each frame
+		fits    bool
+	}{{1, true}, {2, true}, {3, false}} {
+		t.Run(fmt.Sprint(c.sectors), func(t *testing.T) {
+			im := newImage(t, 128<<20)
+			scatter(im, 8<<20)
+			rng := rand.New(rand.NewPCG(1, 1))
+			g, plain := newScript(t, 2).subvol("s"), squashy(rng)
+			for i := range 60 {
+				name := fmt.Sprint("f", i)
+				g.do(sendstream.CmdMkfile, attrPath, name)
+				n := (4*c.sectors - 2) * 4096
+				g.frame(name, 0, 0, plain[i*2048:i*2048+n])
+				g.write(name, n, "and the rest")
+				g.do(sendstream.CmdUtimes, attrPath, name, sendstream.AttrATime, stampOf(1), sendstream.AttrMTime, stampOf(2), sendstream.AttrCTime, stampOf(3))
+			}
+			in := g.do(sendstream.CmdUtimes, attrPath, "", sendstream.AttrATime, stampOf(1), sendstream.AttrMTime, stampOf(2), sendstream.AttrCTime, stampOf(3)).end()
+			if !c.fits {
+				if err := im.errReceive(in, receive.Options{}); !errors.Is(err, fserr.ErrNoSpace) {
+					t.Errorf("error %v", err)
+				}
+				if got := im.subvolumes(); len(got) > 0 {
+					t.Errorf("%q is left", got)
+				}
+				im.close()
+				return
+			}
+			im.receive(in, receive.Options{})
+			whole := newImage(t, 128<<20)
+			whole.receive(in, receive.Options{})
+			if diff := oracle.ManifestDiff(im.manifest("s"), whole.manifest("s")); diff != "" {
+				t.Errorf("scattered (-), in one piece (+):\n%s", diff)
+			}
+			if n := im.compressed("s"); n != 60 {
+				t.Errorf("%d compressed extents, want 60", n)
+			}
+			im.close()
+			whole.close()
+		})
+	}
+}
