@@ -372,6 +372,30 @@ func TestCounted(t *testing.T) {
 	l.close()
 }
 
+// TestBeginFails: a send that fails between its count and its beginning, since there is no name for what it sends or since
+// what has to be committed first cannot be, is counted no more.
+func TestBeginFails(t *testing.T) {
+	l := newLab(t, 5)
+	ctx := t.Context()
+	l.must(l.fs.SetReadonly(ctx, ondisk.FSTree, true))
+	if err := l.send(io.Discard, engine.SendOptions{Path: "/"}); !errors.Is(err, fserr.ErrNotFound) {
+		t.Errorf("send of the top-level subvolume: %v, want ENOENT", err)
+	}
+	l.must(l.fs.SetReadonly(ctx, ondisk.FSTree, false))
+	l.must(l.fs.SetReadonly(ctx, l.id("/a"), true))
+	enough := errors.New("enough")
+	l.fs.DB().Abort(enough)
+	if err := l.send(io.Discard, engine.SendOptions{Path: "/a"}); !errors.Is(err, enough) {
+		t.Errorf("send of what cannot be committed: %v, want what has ended the file system", err)
+	}
+	for _, id := range []ondisk.TreeID{ondisk.FSTree, l.id("/a")} {
+		if left := l.fs.Subvols().Sends(id); len(left) > 0 {
+			t.Errorf("subvolume %d: %v are still counted", id, left)
+		}
+	}
+	l.close()
+}
+
 // TestMany sends the same subvolume many times at once, beside commits.
 func TestMany(t *testing.T) {
 	l := newLab(t, 100)

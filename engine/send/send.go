@@ -175,13 +175,13 @@ func Send(ctx context.Context, fs FS, w io.Writer, o Options) (err error) {
 // changed in the running transaction. done takes the count back.
 func begin(ctx context.Context, fs FS, o Options, ids []ondisk.TreeID) (name string, done func(), err error) {
 	m := fs.Subvols()
-	done, err = m.BeginSend(ctx, fmt.Sprintf("the send of subvolume %d", o.Subvol), ids...)
+	counted, err := m.BeginSend(ctx, fmt.Sprintf("the send of subvolume %d", o.Subvol), ids...)
 	if err != nil {
 		return "", nil, err
 	}
 	defer func() {
 		if err != nil {
-			done()
+			counted()
 		}
 	}()
 	for _, id := range ids {
@@ -201,7 +201,7 @@ func begin(ctx context.Context, fs FS, o Options, ids []ondisk.TreeID) (name str
 			return "", nil, err
 		}
 	}
-	return name, done, nil
+	return name, counted, nil
 }
 
 // open opens the views, all of one generation.
