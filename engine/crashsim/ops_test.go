@@ -100,7 +100,8 @@ func generate(rng *rand.Rand, n int, grow bool) []op {
 	}
 	rng.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 	ops := []op{{kind: opSubvolume}, {kind: opSubvolume, b: 1}, {kind: opMkdir}, {kind: opMkdir, c: 1}, {kind: opMkdir, a: 2},
-		{kind: opMany, a: 2}, {kind: opReceiveForeign}, {kind: opSnapshot, a: 2}, {kind: opSend, c: 3}, {kind: opCommit}}
+		{kind: opMany, a: 2}, {kind: opMkdir, c: 2}, {kind: opRmdir, c: 1}, {kind: opReceiveForeign},
+		{kind: opSnapshot, a: 2}, {kind: opSend, c: 3}, {kind: opCommit}}
 	for _, k := range deck {
 		if k == opCommitOverlapped && rng.IntN(2) == 0 {
 			ops = append(ops, op{kind: opChurn, a: rng.Uint32(), b: rng.Uint32(), d: rng.Uint32()})
