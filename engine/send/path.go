@@ -1,13 +1,34 @@
 package send
 
 import (
+	"fmt"
 	"strconv"
 
+	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
+	"imgtool/engine/sendstream"
 )
 
-// maxDepth bounds how deep directories may lie: a path of 4096 bytes has no more names. Only a damaged tree goes deeper.
-const maxDepth = 2048
+// maxDepth bounds how deep directories are followed: a path of a stream has no more names.
+const maxDepth = (sendstream.MaxPath + 1) / 2
+
+// tooDeep says why an inode lies deeper than maxDepth: since it does, or since its directories lead round in a circle.
+func (s *sender) tooDeep(id inoGen) error {
+	seen := map[inoGen]bool{}
+	for at := id; at.ino != topDir && at.ino != 0; {
+		if seen[at] {
+			return s.send.corrupt(id.ino, "its directories lead round in a circle")
+		}
+		seen[at] = true
+		_, dir, gen, err := s.nameNow(at)
+		if err != nil {
+			return err
+		}
+		at = inoGen{dir, gen}
+	}
+	return fmt.Errorf("inode %d lies below %d directories, and its path has more than the %d bytes of a stream: %w", id.ino, len(seen)-1,
+		sendstream.MaxPath, fserr.ErrNameTooLong)
+}
 
 // inoGen names an inode for good: numbers are used again.
 type inoGen struct {
@@ -64,7 +85,7 @@ func (s *sender) resolve(ino ondisk.ObjectID, gen ondisk.Generation, depth int) 
 		return none, nil
 	}
 	if depth > maxDepth {
-		return none, s.send.corrupt(ino, "its directories lead round in a circle")
+		return none, s.tooDeep(inoGen{ino, gen})
 	}
 	id := inoGen{ino, gen}
 	if k, ok := s.paths.get(id); ok && k.epoch == s.epoch && s.progress <= k.passed {

@@ -59,8 +59,11 @@ func (e *Encoder) Bytes(t AttrType, v []byte) {
 	e.Buf = append(e.Buf, v...)
 }
 
-// String adds an attribute.
+// String adds an attribute: a path, of at most MaxPath bytes.
 func (e *Encoder) String(t AttrType, v string) {
+	if len(v) > MaxPath && e.err == nil {
+		e.err = fmt.Errorf("%v of %d bytes in a send stream, at most %d are possible: %.64q...: %w", t, len(v), MaxPath, v, fserr.ErrNameTooLong)
+	}
 	e.head(t, len(v))
 	e.Buf = append(e.Buf, v...)
 }

@@ -67,10 +67,13 @@ func TestEncoderRefuses(t *testing.T) {
 		"long attribute":       {func(e *sendstream.Encoder) { e.Bytes(sendstream.AttrXattrData, make([]byte, 1<<16)) }, fserr.ErrOverflow},
 		"long command": {func(e *sendstream.Encoder) {
 			e.Begin(sendstream.CmdWrite)
-			e.String(sendstream.AttrPath, string(make([]byte, 30000)))
-			e.Data(40000)
+			e.String(sendstream.AttrPath, string(make([]byte, sendstream.MaxPath)))
+			e.Data(64 << 10)
 			e.End()
 		}, fserr.ErrOverflow},
+		"long path": {func(e *sendstream.Encoder) {
+			e.String(sendstream.AttrPathTo, string(make([]byte, sendstream.MaxPath+1)))
+		}, fserr.ErrNameTooLong},
 	} {
 		e, err := sendstream.NewEncoder(1)
 		if err != nil {

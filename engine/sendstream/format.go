@@ -22,6 +22,9 @@ const (
 	// MaxCommand is the largest command of later versions that the Reader takes. The kernel's have at most 128 KiB of
 	// data and 16 KiB beside it.
 	MaxCommand = 1 << 20
+	// MaxPath is the longest path, in bytes: PATH_MAX of Linux without the terminating NUL. The kernel sends no longer one,
+	// and receivers refuse it.
+	MaxPath = 4095
 )
 
 // Cmd numbers a command.
