@@ -44,6 +44,8 @@ var (
 	ErrNoTransaction = errors.New("no running transaction")
 	// ErrAborted marks a file system that turned read-only; the first cause is wrapped beside it.
 	ErrAborted = errors.New("transaction aborted, the file system is read-only; reopen the image to go on from its last commit")
+	// ErrItemFull is an ErrNoSpace that is about one item of a tree, however much room there is otherwise.
+	ErrItemFull = fmt.Errorf("no item holds that: %w", ErrNoSpace)
 	// ErrUnsupported marks features and profiles that this engine does not read, or does not write.
 	ErrUnsupported = errors.New("unsupported")
 	// ErrCorrupt is matched by every *Corrupt.

@@ -71,7 +71,7 @@ func (t *FileTree) checkXattr(name string, value []byte) error {
 		return fmt.Errorf("xattr name of %d bytes, 1 to %d are possible: %w", len(name), ondisk.MaxNameLen, fserr.ErrRange)
 	}
 	if limit := ondisk.MaxItemSize(t.cfg.NodeSize) - ondisk.DirItemSize - len(name); len(value) > limit {
-		return fmt.Errorf("xattr %q of %d bytes, at most %d are possible: %w", name, len(value), limit, fserr.ErrNoSpace)
+		return fmt.Errorf("xattr %q of %d bytes, at most %d are possible: %w", name, len(value), limit, fserr.ErrItemFull)
 	}
 	return nil
 }
@@ -93,7 +93,7 @@ func (t *FileTree) checkXattrs(xs []Xattr) error {
 		names[x.Name] = true
 		h := ondisk.NameHash([]byte(x.Name))
 		if sizes[h] += ondisk.DirItemSize + len(x.Name) + len(x.Value); sizes[h] > ondisk.MaxItemSize(t.cfg.NodeSize) {
-			return fmt.Errorf("xattr %q and others of its hash are too big for one item: %w", x.Name, fserr.ErrNoSpace)
+			return fmt.Errorf("xattr %q and others of its hash are too big for one item: %w", x.Name, fserr.ErrItemFull)
 		}
 	}
 	return nil
@@ -142,7 +142,7 @@ func (t *FileTree) SetXattr(ctx context.Context, ino ondisk.ObjectID, name strin
 		}
 		item := append(clip(old), o.xattrEntry(name, value)...)
 		if len(item) > ondisk.MaxItemSize(t.cfg.NodeSize) {
-			return nil, fserr.ErrNoSpace
+			return nil, fserr.ErrItemFull
 		}
 		return item, nil
 	})

@@ -247,7 +247,7 @@ func (p *pipeline) parts(ctx context.Context, b *batch, e *inode.BulkEntry) erro
 
 // hopeless reports whether nothing else can work after an error.
 func hopeless(ctx context.Context, err error) bool {
-	return ctx.Err() != nil || errors.Is(err, fserr.ErrAborted) || errors.Is(err, fserr.ErrNoSpace)
+	return ctx.Err() != nil || errors.Is(err, fserr.ErrAborted) || errors.Is(err, fserr.ErrNoSpace) && !errors.Is(err, fserr.ErrItemFull)
 }
 
 // place says where in the stream something comes from.

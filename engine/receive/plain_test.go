@@ -387,7 +387,7 @@ func (b *base) likePlain(t testing.TB, stream []byte) {
 		}
 	}
 	for _, e := range append(append(p.failed, failed...), err, refused) {
-		if errors.Is(e, fserr.ErrNoSpace) || errors.Is(e, fserr.ErrFileTooBig) {
+		if errors.Is(e, fserr.ErrNoSpace) && !errors.Is(e, fserr.ErrItemFull) || errors.Is(e, fserr.ErrFileTooBig) {
 			return
 		}
 	}

@@ -106,7 +106,7 @@ func (s *randomStream) xattr(path string) {
 	}
 	n := s.IntN(100)
 	if s.IntN(20) == 0 {
-		n = 5000 + s.IntN(11000) // up to what an item holds
+		n = 5000 + s.IntN(12000) // up to more than an item holds
 	}
 	s.do(sendstream.CmdSetXattr, attrPath, path, sendstream.AttrXattrName, name, sendstream.AttrXattrData, strings.Repeat("v", n))
 }

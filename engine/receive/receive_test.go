@@ -242,6 +242,15 @@ func TestErrorsAndStreams(t *testing.T) {
 	if err := im.errReceive(bad, receive.Options{MaxErrors: 2}); !errors.Is(err, fserr.ErrNotFound) || len(im.subvolumes()) > 0 {
 		t.Error(err, im.subvolumes())
 	}
+	// An attribute that no item holds is no lack of space, which would end it.
+	large := newScript(t, 2).subvolAs("large", uuidB).path(sendstream.CmdMkfile, "f").
+		do(sendstream.CmdSetXattr, attrPath, "f", sendstream.AttrXattrName, "user.x", sendstream.AttrXattrData, strings.Repeat("v", 30000)).
+		path(sendstream.CmdMkfile, "g").end()
+	if err := im.errReceive(large, receive.Options{}); !errors.Is(err, fserr.ErrNoSpace) {
+		t.Error(err)
+	}
+	im.receive(large, receive.Options{MaxErrors: -1})
+	im.must(im.fs.DeleteSubvolume(t.Context(), "large"))
 	failed := 0
 	im.receive(bad, receive.Options{MaxErrors: 3, Failed: func(error) { failed++ }})
 	two := newScript(t, 1).subvol("b").snapshot("c", uuidA).end()
