@@ -29,10 +29,12 @@ type client struct {
 	stages        []func() []state // nil: none
 	started, done atomic.Int64
 
-	open    []handle
-	acks    []ack
-	history []string // the last operations, for messages
-	counts  *counts
+	open []handle
+	// doubtful are subvolumes that a receiver may take another one for, which was received from them and changed.
+	doubtful map[ondisk.TreeID]bool
+	acks     []ack
+	history  []string // the last operations, for messages
+	counts   *counts
 }
 
 // handle is an open file. node is the model's inode once it has lost its last name.
@@ -153,6 +155,12 @@ func (c *client) at(ctx context.Context, a, b uint32, n *note) (spot, error) {
 		return spot{}, nil
 	}
 	s := spot{volName: vols[a%uint32(len(vols))], dir: inode.RootDir, name: names[b%uint32(len(names))]}
+	if c.now[s.volName].ro && a/16%4 != 0 { // mostly one that can be changed, if there is one
+		vols = slices.DeleteFunc(vols, func(name string) bool { return c.now[name].ro })
+		if len(vols) > 0 {
+			s.volName = vols[a%uint32(len(vols))]
+		}
+	}
 	s.v = c.now[s.volName]
 	for b /= uint32(len(names)); b%4 != 0; b /= 4 * uint32(len(names)) {
 		child := s.v.nodes[s.v.nodes[s.dir].entries[names[b/4%uint32(len(names))]]]

@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 	"syscall"
 	"testing"
+	"time"
 
 	"imgtool/disk"
 	"imgtool/engine"
@@ -23,7 +26,7 @@ const (
 	before   outcome = iota // an error, a read-only file system, and the image at the commit before
 	inFlight                // the same, with the image at the commit that was under way: its superblock was written
 	fails                   // an error of this operation only
-	heals                   // no error: another copy was good
+	heals                   // no error: another copy was good, or it only takes longer
 )
 
 func (o outcome) String() string {
@@ -36,6 +39,7 @@ const (
 	atSuper   = 1 << 62 // the primary superblock, and its mirror
 	atMirror  = 1 << 61
 	firstCopy = 1 << 60 // of the block groups named beside it
+	atSupers  = 1 << 59 // all superblocks
 )
 
 // deviceCase is a row of the table: a kind of fault at a kind of operation.
@@ -50,6 +54,7 @@ type deviceCase struct {
 	silent     bool // it is known from the next operation on
 	rot        bool // the first copy of all metadata is bad already
 	inCommit   bool // the device fails from the start of a commit on
+	opens      bool // do nothing but open the device once more, for reading, and read everything
 }
 
 // deviceCases are all operations of a device, as the engine uses them.
@@ -73,28 +78,37 @@ var deviceCases = []deviceCase{
 	{name: "repair metadata on read", op: disk.OpWrite, where: ondisk.BGMetadata | firstCopy, meta: ondisk.BGDup, rot: true, do: readAll, want: heals},
 	{name: "read data, one copy of one", op: disk.OpRead, where: ondisk.BGData, do: readAll, want: fails},
 	{name: "read data, one copy of two", op: disk.OpRead, where: ondisk.BGData | firstCopy, data: ondisk.BGDup, do: readAll, want: heals},
+	{name: "read the superblock", op: disk.OpRead, where: atSuper, opens: true, want: heals},
+	{name: "read the superblock's mirror", op: disk.OpRead, where: atMirror, opens: true, want: heals},
+	{name: "read all superblocks", op: disk.OpRead, where: atSupers, opens: true, want: fails},
+	{name: "read the chunk tree", op: disk.OpRead, where: ondisk.BGSystem, opens: true, want: fails},
 	{name: "read data, in a write of a part of a sector", op: disk.OpRead, where: ondisk.BGData, do: partialWrite, want: fails},
 }
 
 // deviceErrors are the ways in which each of them fails.
 var deviceErrors = []struct {
-	name  string
-	rule  disk.Rule
-	reads bool // also of reads
+	name string
+	rule disk.Rule
+	ops  []disk.Op // of which they are; nil: of all
 }{
-	{"EIO", disk.Rule{Err: syscall.EIO}, true},
-	{"short", disk.Rule{Err: syscall.EIO, Short: true}, true},
-	{"torn", disk.Rule{Err: syscall.EIO, Torn: true}, false},
-	{"no space on the host", disk.Rule{Err: syscall.ENOSPC}, false},
-	{"once", disk.Rule{Err: syscall.EIO, Count: 1}, false},
+	{"EIO", disk.Rule{Err: syscall.EIO}, nil},
+	{"short", disk.Rule{Err: syscall.EIO, Short: true}, []disk.Op{disk.OpRead, disk.OpWrite}},
+	{"ends early", disk.Rule{Err: io.ErrUnexpectedEOF, Short: true}, []disk.Op{disk.OpRead}},
+	{"torn", disk.Rule{Err: syscall.EIO, Torn: true}, []disk.Op{disk.OpWrite}},
+	{"no space on the host", disk.Rule{Err: syscall.ENOSPC}, []disk.Op{disk.OpWrite, disk.OpFlush, disk.OpDiscard}},
+	{"once", disk.Rule{Err: syscall.EIO, Count: 1}, []disk.Op{disk.OpWrite, disk.OpFlush, disk.OpDiscard}},
+	{"latency", disk.Rule{Latency: 100 * time.Microsecond}, nil}, // which nothing fails of
 }
 
 // TestDeviceFaults goes through the table: every kind of fault at every kind of operation.
 func TestDeviceFaults(t *testing.T) {
 	for _, c := range deviceCases {
 		for _, e := range deviceErrors {
-			if c.op == disk.OpRead && !e.reads || (c.op == disk.OpFlush || c.op == disk.OpDiscard) && (e.rule.Short || e.rule.Torn) {
+			if e.ops != nil && !slices.Contains(e.ops, c.op) {
 				continue
+			}
+			if e.rule.Err == nil {
+				c.want, c.silent = heals, false
 			}
 			t.Run(c.name+"/"+e.name, func(t *testing.T) { c.run(t, e.rule) })
 		}
@@ -127,7 +141,10 @@ func (c deviceCase) run(t *testing.T, rule disk.Rule) {
 		dev.SetRules(rules...)
 	}
 	do := c.do
-	if do == nil {
+	switch {
+	case c.opens:
+		do = func(ctx context.Context, _ *engine.FS) error { return readOnce(ctx, dev) }
+	case do == nil:
 		do = change
 	}
 	err = do(ctx, fs)
@@ -140,7 +157,7 @@ func (c deviceCase) run(t *testing.T, rule disk.Rule) {
 	if c.want != heals {
 		checkError(t, "the operation", err, rule.Err)
 	} else if err != nil {
-		t.Errorf("another copy was good: %v", err)
+		t.Errorf("nothing should fail, another copy is good: %v", err)
 	}
 	if c.rot {
 		if err := repair(ctx, mem); err != nil {
@@ -297,6 +314,14 @@ func (c deviceCase) rules(t *testing.T, fs *engine.FS, r disk.Rule) []disk.Rule 
 			r.Off = int64(ondisk.SuperOffsets[1])
 		}
 		return []disk.Rule{r}
+	case atSupers:
+		r.Len = ondisk.SuperSize
+		var rules []disk.Rule
+		for _, off := range ondisk.SuperOffsets {
+			r.Off = int64(off)
+			rules = append(rules, r)
+		}
+		return rules
 	}
 	var rules []disk.Rule
 	for _, chunk := range fs.Volume().Chunks() {
@@ -452,6 +477,15 @@ func newChunk(ctx context.Context, fs *engine.FS) error {
 		}
 	}
 	return fs.Commit(ctx)
+}
+
+// readOnce opens a device for reading and reads everything.
+func readOnce(ctx context.Context, dev disk.Device) error {
+	fs, err := engine.OpenDevices(ctx, []disk.Device{keepOpen{dev}}, engine.OpenOptions{ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	return errors.Join(readAll(ctx, fs), fs.Close())
 }
 
 // readAll reads everything.

@@ -6,7 +6,9 @@
 // determined by what the client has done; the read-only ones are read by everybody. The model (model_test.go) says what
 // each operation must end in and what must be read back: files and their data, directories, links, xattrs, renames,
 // holes, preallocated and cloned ranges, open files without a name, subvolumes, snapshots, deletions; through the
-// engine's own calls, through io/fs, and through views of commit roots (package commitview) while others commit.
+// engine's own calls, through io/fs, and through views of commit roots (package commitview) while others commit. Read-only
+// subvolumes are sent meanwhile, in full or against one another: a naive receiver (stream_test.go) makes of each stream
+// what must equal the model, and some are received again, whole or broken off (execsend_test.go).
 //
 // # Sessions
 //

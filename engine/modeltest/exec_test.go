@@ -18,6 +18,8 @@ func (c *client) try(ctx context.Context, o op, n *note) error {
 	switch o.kind {
 	case opSubvolume, opSnapshot, opDelete, opClean, opReadonly, opCommit, opShared:
 		return c.tryVolume(ctx, o, n)
+	case opSend, opReceive:
+		return c.trySend(ctx, o, n)
 	case opUseOpen, opCloseFile:
 		return c.tryOpen(o, n)
 	}

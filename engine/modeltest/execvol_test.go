@@ -130,7 +130,9 @@ func (c *client) readonly(ctx context.Context, o op, n *note, name string, v *vo
 	}
 	c.w.shared.remove(name)
 	next := *v
-	next.ro = ro
+	if next.ro = ro; !ro {
+		c.thaw(&next)
+	}
 	var fatal error
 	_ = c.step(nil, func() (state, error) {
 		ok, err := c.judge(o, n, nil, c.w.fs.SetReadonly(ctx, v.id, ro), nil)
@@ -166,6 +168,9 @@ func (c *client) snapshot(ctx context.Context, o op, n *note) error {
 	n.what = fmt.Sprintf("%s of %s, read-only %v", to, from, ro)
 	src := c.now[from]
 	made := &vol{ro: ro, nodes: src.nodes}
+	if ro {
+		made.snapOf, made.copyOf = src.id, src.copyOf
+	}
 	var want error
 	var stages func() []state
 	if was := c.now; was[to] != nil {

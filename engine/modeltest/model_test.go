@@ -38,7 +38,11 @@ func (n *node) isReg() bool { return n.typ() == ondisk.ModeReg }
 type vol struct {
 	id    ondisk.TreeID // 0: not known, whatever it is
 	ro    bool
-	nodes map[ondisk.ObjectID]*node
+	loose bool // inode numbers are not known
+	// snapOf is the subvolume that it is a snapshot of, if it has been read-only ever since. copyOf is the one that it was
+	// received from, or is a snapshot of such a one. 0: none.
+	snapOf, copyOf ondisk.TreeID
+	nodes          map[ondisk.ObjectID]*node
 }
 
 // state is all that belongs to one client: its subvolumes by their names in the top directory.
@@ -70,7 +74,7 @@ type edit struct {
 }
 
 func (v *vol) edit() *edit {
-	return &edit{v: &vol{id: v.id, ro: v.ro, nodes: maps.Clone(v.nodes)}, copied: map[ondisk.ObjectID]bool{}}
+	return &edit{v: &vol{id: v.id, ro: v.ro, copyOf: v.copyOf, nodes: maps.Clone(v.nodes)}, copied: map[ondisk.ObjectID]bool{}}
 }
 
 // node returns a node that may be changed. Its maps and bytes are still to be replaced, not changed.
@@ -238,6 +242,9 @@ func diffStates(want, got state) string {
 
 // diffVols compares the content of two volumes.
 func diffVols(want, got *vol) string {
+	if want.loose {
+		return diffObjects(objects(want), objects(got))
+	}
 	for _, ino := range slices.Sorted(maps.Keys(want.nodes)) {
 		g, ok := got.nodes[ino]
 		if !ok {

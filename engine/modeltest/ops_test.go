@@ -42,13 +42,15 @@ const (
 	opWalk   // one's own subvolume through io/fs, compared with the model
 	opShared // somebody's read-only snapshot, compared with the model
 	opView   // the commit root of one's own subvolume, compared with the states that it may be in
+	opSend   // a read-only subvolume, somebody's; the stream is compared with the model
+	opReceive
 	kinds
 )
 
 var kindNames = [kinds]string{
 	"create", "write", "append", "truncate", "punch", "fallocate", "clone", "unlink", "link", "symlink", "mknod", "mkdir", "rmdir",
 	"rename", "set-xattr", "remove-xattr", "attr", "times", "read", "list", "open", "use-open", "close-file", "subvolume", "snapshot",
-	"delete", "clean", "readonly", "commit", "walk", "shared", "view",
+	"delete", "clean", "readonly", "commit", "walk", "shared", "view", "send", "receive",
 }
 
 func (k kind) String() string { return kindNames[k] }
@@ -58,7 +60,7 @@ var weights = [kinds]int{
 	opCreate: 50, opWrite: 190, opAppend: 50, opTruncate: 35, opPunch: 30, opFallocate: 25, opClone: 30, opUnlink: 60, opLink: 25,
 	opSymlink: 20, opMknod: 12, opMkdir: 40, opRmdir: 25, opRename: 70, opSetXattr: 40, opRemoveXattr: 12, opAttr: 25, opTimes: 20,
 	opRead: 60, opList: 20, opOpen: 20, opUseOpen: 30, opCloseFile: 15, opSubvolume: 5, opSnapshot: 9, opDelete: 9, opClean: 4,
-	opReadonly: 5, opCommit: 14, opWalk: 5, opShared: 6, opView: 6,
+	opReadonly: 5, opCommit: 14, opWalk: 5, opShared: 6, opView: 6, opSend: 7, opReceive: 9,
 }
 
 // op is one operation. Its numbers choose among what is there when it is done, so any subset of a workload is a

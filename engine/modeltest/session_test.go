@@ -113,7 +113,7 @@ func newWorld(ctx context.Context, seed uint64, cfg config, ops [][]op, t *total
 	w := &world{cfg: cfg, seed: seed, mem: disk.NewMem(deviceName, cfg.size), totals: t}
 	w.clock.Store(1_700_000_000_000_000_000)
 	for i := range cfg.clients {
-		w.clients = append(w.clients, &client{w: w, id: i, ops: ops[i], counts: &t.counts})
+		w.clients = append(w.clients, &client{w: w, id: i, ops: ops[i], counts: &t.counts, doubtful: map[ondisk.TreeID]bool{}})
 	}
 	f := engine.FormatOptions{Options: cfg.mkfs, Size: uint64(cfg.size), OpenOptions: w.options()}
 	f.Options.Now = w.now
@@ -200,6 +200,9 @@ func watchdog(what string) *time.Timer {
 
 // settle finds the state that each client is in among those that are legal.
 func (w *world) settle(ctx context.Context) error {
+	if err := noneHidden(ctx, w.fs); err != nil {
+		return err
+	}
 	found, err := loadStates(ctx, w.fs, len(w.clients))
 	if err != nil {
 		return err
@@ -238,6 +241,16 @@ func (w *world) settle(ctx context.Context) error {
 	return nil
 }
 
+// noneHidden demands that opening has dropped what was being deleted or received.
+func noneHidden(ctx context.Context, fs *engine.FS) error {
+	first := ondisk.Key{ObjectID: ondisk.OrphanObjectID, Type: ondisk.OrphanItemKey}
+	last := first
+	last.Offset = ^uint64(0)
+	return fs.DB().RootTree().Scan(ctx, first, last, func(k ondisk.Key, _ []byte) (bool, error) {
+		return false, fmt.Errorf("tree %d, which is nowhere to be seen, is still there", k.Offset)
+	})
+}
+
 // match returns the state that found equals, with the ids that only found knows.
 func match(candidates []state, found state) (state, string) {
 	diff := "there are none"
@@ -247,9 +260,11 @@ func match(candidates []state, found state) (state, string) {
 		}
 		s := state{}
 		for name, v := range candidates[i] {
-			if v.id == 0 {
+			if v.id == 0 || v.loose {
 				known := *v
-				known.id = found[name].id
+				if known.id = found[name].id; v.loose {
+					known.nodes, known.loose = found[name].nodes, false
+				}
 				v = &known
 			}
 			s[name] = v
