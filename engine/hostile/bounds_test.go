@@ -9,13 +9,16 @@ import (
 	"imgtool/engine/ondisk"
 )
 
-// enemies are images that are made to take for ever, or all memory there is. Whoever must notice says so with an error;
-// the others may succeed, within the bounds.
-var enemies = []struct {
+// enemy is an image that has been spoiled with a purpose.
+type enemy struct {
 	name   string
 	notice []string // commands
 	spoil  func(t *testing.T, im *image)
-}{
+}
+
+// enemies are images that are made to take for ever, or all memory there is. Whoever must notice says so with an error;
+// the others may succeed, within the bounds.
+var enemies = []enemy{
 	{"a node of a tree leads to itself", []string{"check", "manifest"}, func(t *testing.T, im *image) {
 		im.nodes(t, func(b ondisk.Block) {
 			for i := range b.NrItems() {
