@@ -174,10 +174,11 @@ func (s *session) putAt(ctx context.Context, d place, fill func(tmp string) erro
 // patient is a reader of a pipe or terminal that may wait for ever, and gives up when the context ends. The read that
 // it then leaves behind ends with the program.
 type patient struct {
-	ctx  context.Context
-	in   io.Reader
-	buf  []byte
-	rest []byte
+	ctx   context.Context
+	in    io.Reader
+	exact bool // takes no more from in than is asked for, since somebody else reads what follows
+	buf   []byte
+	rest  []byte
 }
 
 func (p *patient) Read(b []byte) (int, error) {
@@ -194,6 +195,9 @@ func (p *patient) Read(b []byte) (int, error) {
 		p.buf = make([]byte, 256<<10)
 	}
 	buf, done := p.buf, make(chan result, 1)
+	if p.exact {
+		buf = buf[:min(len(b), len(buf))]
+	}
 	go func() {
 		n, err := p.in.Read(buf)
 		done <- result{n, err}

@@ -83,7 +83,7 @@ func (a *app) stream(cmd *cobra.Command, file string) (in io.Reader, done func()
 	return f, func() { _ = f.Close() }, nil // only read
 }
 
-// receive receives into the image. Without -e a pipe that stands still does not keep a signal from ending the command.
+// receive receives into the image. A pipe that stands still does not keep a signal from ending the command.
 func (a *app) receive(ctx context.Context, s *session, in io.Reader, path string, o receive.Options, progress bool) error {
 	o.Stats = new(receive.Stats)
 	a.receiveMetrics(s, o.Stats)
@@ -94,9 +94,7 @@ func (a *app) receive(ctx context.Context, s *session, in io.Reader, path string
 		defer p.stop()
 		messages = p.messages()
 	}
-	if !o.OneStream {
-		in = &patient{ctx: ctx, in: in}
-	}
+	in = &patient{ctx: ctx, in: in, exact: o.OneStream}
 	o.Begun = func(name string, snapshot bool) {
 		kind := "subvol"
 		if snapshot {

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -158,13 +159,19 @@ func TestReceiveKilled(t *testing.T) {
 	imgtool(t, "receive", "-q", "-f", stream, fresh)
 	for i, c := range killScenes(t) {
 		for j, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGINT} {
-			keep := (i+j)%2 == 1
-			t.Run(fmt.Sprintf("%s/%v/keep=%v", c.name, sig, keep), func(t *testing.T) {
+			var flags []string
+			if (i+j)%2 == 1 {
+				flags = append(flags, "--keep-partial")
+			}
+			if (i+j)%3 == 1 {
+				flags = append(flags, "-e")
+			}
+			t.Run(fmt.Sprintf("%s/%v%v", c.name, sig, flags), func(t *testing.T) {
 				img := filepath.Join(t.TempDir(), "a.img")
 				want := filepath.Join(t.TempDir(), "want.img")
 				copyImage(t, fresh, img)
 				c.before(t, fresh, want)
-				killReceiving(t, &c, img, want, sig, keep)
+				killReceiving(t, &c, img, want, sig, flags)
 			})
 		}
 	}
@@ -192,11 +199,8 @@ func copyImage(t *testing.T, from, to string) {
 	}
 }
 
-func killReceiving(t *testing.T, c *killScene, img, want string, sig syscall.Signal, keep bool) {
-	var flags []string
-	if keep {
-		flags = []string{"--keep-partial"}
-	}
+func killReceiving(t *testing.T, c *killScene, img, want string, sig syscall.Signal, flags []string) {
+	keep := slices.Contains(flags, "--keep-partial")
 	r := startReceiving(t, img, flags...)
 	r.feed(c.stream[:c.starts[c.commands]], c.commands)
 	ended, said := r.stop(sig)

@@ -154,3 +154,33 @@ func TestStreamSize(t *testing.T) {
 		}
 	}
 }
+
+// TestReceiveOneStream: -e takes its stream and not a byte more, so that the next one gets the next.
+func TestReceiveOneStream(t *testing.T) {
+	dir := t.TempDir()
+	img, path := filepath.Join(dir, "a.img"), filepath.Join(dir, "streams")
+	imgtool(t, "mkfs", "-q", "-b", "200M", img)
+	var both []byte
+	for _, name := range []string{"s", "t"} {
+		both = append(both, newTestStream(t, name, name[0], 0).file("a").file("b").end().Bytes()...)
+	}
+	if err := os.WriteFile(path, append(both, "what follows"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, name := range []string{"s", "t"} {
+		cmd := exec.Command("imgtool", "receive", "-e", img)
+		cmd.Stdin = f
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "At subvol "+name+"\n" {
+			t.Errorf("%v: %s", err, out)
+		}
+	}
+	if rest, err := io.ReadAll(f); err != nil || string(rest) != "what follows" {
+		t.Errorf("%q is left: %v", rest, err)
+	}
+	checkImage(t, img)
+}
