@@ -200,6 +200,16 @@ func (r CommitReader) SeekGE(ctx context.Context, root *extbuf.Buffer, key ondis
 	return p.leaf().Key(p.slots[0]), bytes.Clone(p.leaf().Item(p.slots[0])), true, nil
 }
 
+// KeyLE is SeekLE for those who want the key only.
+func (r CommitReader) KeyLE(ctx context.Context, root *extbuf.Buffer, key ondisk.Key) (k ondisk.Key, ok bool, err error) {
+	p := commitPath{cache: r.Cache}
+	defer p.release()
+	if err = p.seekLE(ctx, root, &key); err != nil || p.slots[0] < 0 {
+		return k, false, err
+	}
+	return p.leaf().Key(p.slots[0]), true, nil
+}
+
 // SeekLE returns the last item whose key is not above key; ok is false if there is none.
 func (r CommitReader) SeekLE(ctx context.Context, root *extbuf.Buffer, key ondisk.Key) (k ondisk.Key, item []byte, ok bool, err error) {
 	p := commitPath{cache: r.Cache}

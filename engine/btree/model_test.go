@@ -244,6 +244,9 @@ func (m *machine) seek(p pair) {
 	p.m.Descend(kv{k: k}, func(x kv) bool { want = &x; return false })
 	have, d, ok, err = p.t.SeekLE(ctx, k)
 	m.sameItem("SeekLE", want, have, d, ok, err)
+	if at, found, err := p.t.KeyLE(ctx, k); at != have || found != ok || err != nil {
+		m.fatal("KeyLE: have %v %v %v, expect %v", at, found, err, have)
+	}
 	x, found := p.m.Get(kv{k: k})
 	d, err = p.t.Get(ctx, k)
 	if found != (err == nil) || !bytes.Equal(d, x.v) {
@@ -325,6 +328,9 @@ func (m *machine) compareCommitted(p pair) {
 		m.sameItem("commit root, SeekGE", ge, have, d, ok, err)
 		have, d, ok, err = r.SeekLE(ctx, root, k)
 		m.sameItem("commit root, SeekLE", le, have, d, ok, err)
+		if at, found, err := r.KeyLE(ctx, root, k); at != have || found != ok || err != nil {
+			m.fatal("commit root, KeyLE: have %v %v %v, expect %v", at, found, err, have)
+		}
 	}
 }
 

@@ -207,7 +207,7 @@ func (t *Tree) moveBefore(ctx context.Context, tx Txn, p *path, old, key ondisk.
 	if !ok {
 		return disorder
 	}
-	k, _, ok, err := t.SeekLE(ctx, before)
+	k, ok, err := t.KeyLE(ctx, before)
 	if err != nil {
 		return err
 	}

@@ -148,6 +148,17 @@ func (t *Tree) SeekLE(ctx context.Context, key ondisk.Key) (k ondisk.Key, item [
 	return k, item, true, nil
 }
 
+// KeyLE is SeekLE for those who want the key only: items of checksums fill a leaf.
+func (t *Tree) KeyLE(ctx context.Context, key ondisk.Key) (k ondisk.Key, ok bool, err error) {
+	l, slot, ok, err := t.leafLE(ctx, key)
+	if !ok {
+		return k, false, err
+	}
+	k = l.block().Key(slot)
+	l.release()
+	return k, true, nil
+}
+
 // leafLE finds the last item whose key is not above key. Since key i of a node is the first key of child i, it is in
 // the leaf that the search leads to, or nowhere.
 func (t *Tree) leafLE(ctx context.Context, key ondisk.Key) (l leafRef, slot int, ok bool, err error) {

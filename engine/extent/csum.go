@@ -200,8 +200,7 @@ func (m *Manager) LookupCsums(ctx context.Context, addr ondisk.Logical, n uint64
 	defer m.csumMu.RUnlock()
 	t := m.trees.Csum()
 	return m.lookupCsums(addr, n, func(k ondisk.Key) (ondisk.Key, bool, error) {
-		at, _, ok, err := t.SeekLE(ctx, k)
-		return at, ok, err
+		return t.KeyLE(ctx, k)
 	}, func(from, to ondisk.Key, fn func(ondisk.Key, []byte) (bool, error)) error {
 		return t.Scan(ctx, from, to, fn)
 	})
@@ -212,8 +211,7 @@ func (m *Manager) LookupCsums(ctx context.Context, addr ondisk.Logical, n uint64
 func (m *Manager) LookupCommittedCsums(ctx context.Context, root *extbuf.Buffer, addr ondisk.Logical, n uint64) (sums []byte, have []bool, err error) {
 	r := m.committed()
 	return m.lookupCsums(addr, n, func(k ondisk.Key) (ondisk.Key, bool, error) {
-		at, _, ok, err := r.SeekLE(ctx, root, k)
-		return at, ok, err
+		return r.KeyLE(ctx, root, k)
 	}, func(from, to ondisk.Key, fn func(ondisk.Key, []byte) (bool, error)) error {
 		return r.Scan(ctx, root, from, to, fn)
 	})

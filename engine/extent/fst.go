@@ -179,7 +179,7 @@ func (w *fstWriter) writeInfo() error {
 
 // before returns the FREE_SPACE_EXTENT with the highest start <= at, if the group has one.
 func (w *fstWriter) before(at uint64) (r addrRange, ok bool, err error) {
-	k, _, ok, err := w.t.SeekLE(w.ctx, ondisk.Key{ObjectID: ondisk.ObjectID(at), Type: ondisk.FreeSpaceExtentKey, Offset: ^uint64(0)})
+	k, ok, err := w.t.KeyLE(w.ctx, ondisk.Key{ObjectID: ondisk.ObjectID(at), Type: ondisk.FreeSpaceExtentKey, Offset: ^uint64(0)})
 	if err != nil || !ok || k.Type != ondisk.FreeSpaceExtentKey || uint64(k.ObjectID) < w.g.start {
 		return addrRange{}, false, err
 	}

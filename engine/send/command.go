@@ -43,8 +43,7 @@ func (s *sender) flush() error {
 	if err != nil {
 		return err
 	}
-	seg.grow()
-	s.seg, s.enc.Buf = seg, seg.buf[:0]
+	s.seg, s.enc.Buf = seg, seg.buf
 	if waited {
 		return s.quiesce()
 	}
@@ -150,9 +149,8 @@ func (s *sender) beginWrite(path string, off, n uint64) (at int) {
 
 // endLater ends a command whose data comes later.
 func (s *sender) endLater(f fill) error {
+	f.cmd, _ = s.enc.Leave()
 	s.seg.fills = append(s.seg.fills, f)
-	start, end := s.enc.Leave()
-	s.seg.seals = append(s.seg.seals, [2]int{start, end})
 	return s.ended()
 }
 

@@ -3,14 +3,12 @@ package send
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
 	"imgtool/disk"
 	"imgtool/engine/commitview"
 	"imgtool/engine/fserr"
-	"imgtool/engine/inode/compress"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/txn"
 )
@@ -25,7 +23,8 @@ const (
 // fill is file data that a segment waits for. What it names cannot go away while the subvolume is being sent, whatever
 // its tickets do: see the package comment.
 type fill struct {
-	pos, n int            // in the segment's buffer
+	cmd    int            // in the segment's buffer, where the command begins
+	pos, n int            // and its data, with which it ends
 	addr   ondisk.Logical // of the first byte; of a compressed extent its beginning
 	packed uint64         // bytes on disk of a compressed extent
 	ram    uint64         // and unpacked
@@ -115,81 +114,34 @@ func (d *dataReader) run(ctx context.Context, r *run) (at int, err error) {
 	return at, err
 }
 
-// read reads [from, to), verifies what the fills want of it and copies it to them.
+// read reads [from, to) and gives the fills their data. It goes through all of them also if one is bad, so that it does
+// not depend on the order of the disk whose error is returned.
 func (d *dataReader) read(ctx context.Context, r *run) (at int, err error) {
-	f := &r.fills[0]
-	if r.to-r.from > disk.MaxPooled {
+	if f := &r.fills[0]; r.to-r.from > disk.MaxPooled {
 		return f.pos, d.bad(f, "extent of %d bytes on disk", r.to-r.from)
 	}
-	buf := d.pool.Get(int(r.to - r.from))
-	defer d.pool.Put(buf)
-	if at, err = d.sectors(ctx, r, buf); err != nil {
-		return at, err
+	p := piece{d: d, from: r.from, done: r.from, data: d.pool.Get(int(r.to - r.from))}
+	defer d.pool.Put(p.data)
+	if err := p.load(ctx, first(r.fills)); err != nil {
+		return first(r.fills).pos, err
 	}
-	var whole []byte
-	var of ondisk.Logical
 	for i := range r.fills {
 		f := &r.fills[i]
-		dst, src := r.seg.buf[f.pos:f.pos+f.n], buf[uint64(f.addr)-r.from:]
-		if f.comp == 0 || f.raw {
-			copy(dst, src)
-			continue
+		bad := p.verify(ctx, f)
+		if bad == nil {
+			bad = p.deliver(f, r.seg.buf)
 		}
-		if of != f.addr { // several pieces of one extent follow one another
-			whole, of = make([]byte, f.ram), f.addr
-			if err := compress.Decompress(f.comp, whole, src[:f.packed], sectorSize); err != nil {
-				return f.pos, d.bad(f, "extent at %d: %v", f.addr, err)
-			}
+		if bad != nil && (err == nil || f.pos < at) {
+			at, err = f.pos, bad
 		}
-		copy(dst, whole[f.off:])
 	}
-	return 0, nil
+	return at, err
 }
 
 func (d *dataReader) bad(f *fill, format string, args ...any) error {
 	c := fserr.Corruptf("data", uint64(d.tree), 0, "file offset %d: %s", f.file, fmt.Sprintf(format, args...))
 	c.Ino = uint64(f.ino)
 	return c
-}
-
-// sectors fills p with the whole sectors of a run; those that fills want are verified.
-func (d *dataReader) sectors(ctx context.Context, r *run, p []byte) (at int, err error) {
-	vol, f := d.db.Volume(), first(r.fills)
-	copies := max(vol.Copies(ondisk.Logical(r.from)), 1)
-	got := 0
-	for ; got < copies; got++ {
-		if err = vol.ReadCopy(ctx, ondisk.Logical(r.from), p, got); err == nil || ctx.Err() != nil {
-			break
-		}
-	}
-	if err != nil {
-		return f.pos, fmt.Errorf("data of inode %d of tree %v at offset %d: %w", f.ino, d.tree, f.file, err)
-	}
-	if !f.verify {
-		return 0, nil
-	}
-	sums, have, err := d.view.LookupCsums(ctx, ondisk.Logical(r.from), uint64(len(p)))
-	if errors.Is(err, fserr.ErrViewExpired) { // the sender is leaving; the data stays where it is
-		sums, have, err = d.db.Extents().LookupCsums(ctx, ondisk.Logical(r.from), uint64(len(p)))
-	}
-	if err != nil {
-		return f.pos, err
-	}
-	done := r.from // up to here they have been verified
-	for i := range r.fills {
-		f := &r.fills[i]
-		from, to := f.span()
-		from = max(from, done)
-		for ; from < to; from += sectorSize {
-			n := int(from-r.from) / sectorSize
-			sector := p[n*sectorSize : (n+1)*sectorSize]
-			if bad := d.verify(ctx, f, from, sector, sums, have, n, got, copies); bad != nil && (err == nil || f.pos < at) {
-				at, err = f.pos, bad
-			}
-		}
-		done = max(done, to)
-	}
-	return at, err
 }
 
 // first is the fill that comes first in the stream.
@@ -201,22 +153,6 @@ func first(fills []fill) *fill {
 		}
 	}
 	return f
-}
-
-// verify compares the sector at addr, the n-th of those that sums are of, with its checksum, and mends it from another
-// copy than the one it came from.
-func (d *dataReader) verify(ctx context.Context, f *fill, addr uint64, sector, sums []byte, have []bool, n, from, copies int) error {
-	if !have[n] {
-		return d.bad(f, "no checksum for the data at %d", addr)
-	}
-	size := d.csum.Size()
-	var sum [ondisk.CsumSize]byte
-	d.csum.Sum(sum[:], sector)
-	want := sums[n*size : (n+1)*size]
-	if string(sum[:size]) == string(want) {
-		return nil
-	}
-	return d.repair(ctx, f, addr, sector, want, from, copies)
 }
 
 // repair fills one sector from a copy whose checksum is right; bad is the copy known to be wrong.

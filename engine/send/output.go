@@ -7,7 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"imgtool/engine/sendstream"
+	"imgtool/disk"
 )
 
 // Sizes of the way out, in bytes. A segment is sent on when it has reached its size, and a command is added whole, so it
@@ -25,12 +25,12 @@ const (
 //	                          -> filled, if no command waits for data
 //
 // It belongs to whoever has it in hand; the channels hand it over. While it is planned the readers share it: each
-// changes the bytes of its run's fills, the last one seals.
+// changes the commands of its run's fills.
 type segment struct {
-	buf    []byte
+	mem    []byte // of the pool
+	buf    []byte // in mem, unless a command was longer than could be foreseen
 	fills  []fill
-	seals  [][2]int // commands that get their checksum when the data is there
-	runs   []run    // what the fills are read by
+	runs   []run // what the fills are read by
 	left   atomic.Int32
 	filled chan error // one value, when the data is there
 
@@ -50,17 +50,19 @@ func (s *segment) failed(at int, err error) {
 
 // reset empties a segment for its next use.
 func (s *segment) reset() {
-	s.buf, s.fills, s.seals, s.err = s.buf[:0], s.fills[:0], s.seals[:0], nil
+	s.buf, s.fills, s.err = nil, s.fills[:0], nil
 }
 
-// spareSegments keeps the segments of past sends, with their memory.
+// spareSegments keeps the segments of past sends, without their buffers.
 var spareSegments = sync.Pool{New: func() any { return &segment{filled: make(chan error, 1)} }}
 
-// grow gives a segment its memory, when it is first used.
-func (s *segment) grow() {
-	if s.buf == nil {
-		s.buf = make([]byte, 0, segmentSize+256<<10)
+// grow gives a segment its memory, when it is first used: outside of the heap, whose collector lets it grow to twice of
+// what is in it.
+func (s *segment) grow(pool *disk.Pool) {
+	if s.mem == nil {
+		s.mem = pool.Get(segmentSize + 256<<10)
 	}
+	s.buf = s.mem[:0]
 }
 
 // output takes segments to the writer in order. Closed by finish or fail, once.
@@ -71,6 +73,7 @@ type output struct {
 	cancel context.CancelCauseFunc
 	ctx    context.Context // ends with the first error
 
+	all   [segments]*segment
 	free  chan *segment
 	work  chan *segment // to the planner
 	runs  chan *run     // to the readers
@@ -82,8 +85,9 @@ func newOutput(ctx context.Context, w io.Writer, data *dataReader, stats *Stats)
 	o := &output{w: w, data: data, stats: stats,
 		free: make(chan *segment, segments), work: make(chan *segment, segments), runs: make(chan *run, readers), order: make(chan *segment, segments)}
 	o.ctx, o.cancel = context.WithCancelCause(ctx)
-	for range segments {
-		o.free <- spareSegments.Get().(*segment)
+	for i := range o.all {
+		o.all[i] = spareSegments.Get().(*segment)
+		o.free <- o.all[i]
 	}
 	o.wg.Go(o.plan)
 	for range readers {
@@ -93,21 +97,22 @@ func newOutput(ctx context.Context, w io.Writer, data *dataReader, stats *Stats)
 	return o
 }
 
-// take returns a free segment. full is called, once, if there is none and the caller has to wait.
+// take returns a free segment, with memory. full is called, once, if there is none and the caller has to wait.
 func (o *output) take(full func()) (*segment, error) {
+	var s *segment
 	select {
-	case s := <-o.free:
-		return s, nil
+	case s = <-o.free:
 	default:
+		full()
+		o.stats.Waits.Add(1)
+		select {
+		case s = <-o.free:
+		case <-o.ctx.Done():
+			return nil, context.Cause(o.ctx)
+		}
 	}
-	full()
-	o.stats.Waits.Add(1)
-	select {
-	case s := <-o.free:
-		return s, nil
-	case <-o.ctx.Done():
-		return nil, context.Cause(o.ctx)
-	}
+	s.grow(o.data.pool)
+	return s, nil
 }
 
 // send hands a segment on. Neither channel is ever full.
@@ -132,7 +137,7 @@ func (o *output) plan() {
 	close(o.runs)
 }
 
-// read reads runs; who reads a segment's last one completes it.
+// read reads runs; who reads a segment's last one hands it on.
 func (o *output) read() {
 	for r := range o.runs {
 		s := r.seg
@@ -141,13 +146,9 @@ func (o *output) read() {
 		} else if at, err := o.data.run(o.ctx, r); err != nil {
 			s.failed(at, err)
 		}
-		if s.left.Add(-1) > 0 {
-			continue
+		if s.left.Add(-1) == 0 {
+			s.filled <- s.err
 		}
-		for _, c := range s.seals {
-			sendstream.Seal(s.buf[c[0]:c[1]])
-		}
-		s.filled <- s.err
 	}
 }
 
@@ -171,7 +172,7 @@ func (o *output) write() {
 }
 
 // finish waits until all is written and returns the first error; with err, which is the sender's own, what has not been
-// written yet is dropped.
+// written yet is dropped. Then no segment may be used any more, be it in the sender's hand.
 func (o *output) finish(err error) error {
 	if err != nil {
 		o.cancel(err)
@@ -179,8 +180,13 @@ func (o *output) finish(err error) error {
 	close(o.work)
 	close(o.order)
 	o.wg.Wait()
-	for len(o.free) > 0 {
-		spareSegments.Put(<-o.free)
+	for _, s := range o.all {
+		if s.mem != nil {
+			o.data.pool.Put(s.mem)
+		}
+		s.mem = nil
+		s.reset()
+		spareSegments.Put(s)
 	}
 	err = context.Cause(o.ctx)
 	o.cancel(nil)

@@ -269,8 +269,7 @@ func (s *sender) run(ctx context.Context, fs FS, w io.Writer, name string) (err 
 	}()
 	s.ctx = s.out.ctx
 	s.seg, _ = s.out.take(func() {})
-	s.seg.grow()
-	s.enc.Buf = s.seg.buf[:0]
+	s.enc.Buf = s.seg.buf
 	err = s.stream(name)
 	s.leave() // what is left is to wait for the writer, however long that takes
 	if err == nil {
