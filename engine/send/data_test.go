@@ -15,6 +15,7 @@ import (
 	"imgtool/engine/internal/oracle"
 	"imgtool/engine/mkfs"
 	"imgtool/engine/ondisk"
+	"imgtool/engine/sendstream"
 	"imgtool/engine/subvol"
 )
 
@@ -139,4 +140,62 @@ func placesOf(t *testing.T, dev disk.Device, marks [][]byte) []int64 {
 		list = append(list, place)
 	}
 	return list
+}
+
+// TestChecksums reads streams of file systems of each kind of checksum, with files of all lengths about a sector's:
+// the checksums of the commands are right, and the data is what was written.
+func TestChecksums(t *testing.T) {
+	ctx := t.Context()
+	for _, csum := range []ondisk.CsumType{ondisk.CRC32C, ondisk.XXHash64, ondisk.SHA256, ondisk.Blake2b} {
+		for _, version := range []uint32{1, 2} {
+			o := mkfs.Default()
+			o.Csum = csum
+			fs, err := engine.FormatDevice(ctx, disk.NewMem(filepath.Base(t.Name()), 160<<20), engine.FormatOptions{Options: o})
+			must := func(err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatalf("%v, version %d: %v", csum, version, err)
+				}
+			}
+			must(err)
+			id, err := fs.CreateSubvolume(ctx, "a", subvol.CreateOptions{})
+			must(err)
+			tree, err := fs.Subvolume(ctx, id)
+			must(err)
+			var all []byte
+			rng := rand.New(rand.NewPCG(uint64(csum), uint64(version)))
+			for i, n := range []int{1, 100, 4095, 4096, 4097, 8192, 50000, 48 << 10, 128<<10 + 1, 300000} {
+				data := make([]byte, n)
+				for j := range data {
+					data[j] = byte(rng.Uint32())
+				}
+				ino, err := tree.Create(ctx, inode.RootDir, fmt.Sprint(i), inode.Attr{Mode: 0o644})
+				must(err)
+				_, err = tree.WriteAt(ctx, ino, data, 0)
+				must(err)
+				all = append(all, data...)
+			}
+			_, err = fs.Snapshot(ctx, "a", "s", true)
+			must(err)
+			var out bytes.Buffer
+			so := engine.SendOptions{Path: "s"}
+			so.Version = version
+			must(fs.Send(ctx, &out, so))
+			must(fs.Close())
+			r := sendstream.NewReader(&out)
+			must(r.Begin())
+			var got []byte
+			for done := false; !done; {
+				c, err := r.Next() // which verifies its checksum
+				must(err)
+				if c.Cmd == sendstream.CmdWrite {
+					got = append(got, c.Bytes(sendstream.AttrData)...)
+				}
+				done = c.Cmd == sendstream.CmdEnd
+			}
+			if !bytes.Equal(got, all) {
+				t.Errorf("%v, version %d: the stream has %d bytes of data, or others than the %d written", csum, version, len(got), len(all))
+			}
+		}
+	}
 }
