@@ -248,10 +248,10 @@ func (r *receiver) finish(ctx context.Context) error {
 		return fmt.Errorf("subvolume %s: %w", r.info.Name, err)
 	}
 	r.sub = nil
-	r.done = append(r.done, r.info)
-	if err := r.fs.Commit(ctx); err != nil {
+	if err := r.fs.Commit(context.WithoutCancel(ctx)); err != nil { // it is complete: to give up now would help nobody
 		return err
 	}
+	r.done = append(r.done, r.info)
 	r.o.Stats.Subvolumes.Add(1)
 	return nil
 }
@@ -263,9 +263,11 @@ func (r *receiver) giveUp(ctx context.Context) error {
 	if r.o.KeepPartial {
 		err := errors.Join(r.settle(ctx), r.close())
 		if e := sub.Keep(ctx); e == nil {
-			r.info.Partial = true
-			r.done = append(r.done, r.info)
-			return errors.Join(err, r.fs.Commit(ctx))
+			if e = r.fs.Commit(ctx); e == nil {
+				r.info.Partial = true
+				r.done = append(r.done, r.info)
+			}
+			return errors.Join(err, e)
 		}
 	}
 	if r.pipe != nil {

@@ -144,7 +144,7 @@ func (b *base) failingOnce(t *testing.T, in []byte, rule disk.Rule) int {
 	}
 	before := mem.Stats()
 	faults.SetRules(rule)
-	_, failed := fs.Receive(ctx, bytes.NewReader(in), engine.ReceiveOptions{Path: "in", Options: receive.Options{KeepPartial: rule.After%2 == 1, MaxErrors: -1}})
+	subs, failed := fs.Receive(ctx, bytes.NewReader(in), engine.ReceiveOptions{Path: "in", Options: receive.Options{KeepPartial: rule.After%2 == 1, MaxErrors: -1}})
 	after, hit := mem.Stats(), len(faults.Injections()) > 0
 	if ctx.Err() != nil || failed != nil && !hit || failed != nil && fs.DB().Err() == nil && !errors.Is(failed, syscall.EIO) {
 		t.Fatalf("%v, faults: %v", failed, faults.Injections())
@@ -171,7 +171,11 @@ func (b *base) failingOnce(t *testing.T, in []byte, rule disk.Rule) int {
 			if err := errors.Join(again.SetLabel(ctx, "again"), again.Commit(ctx)); err != nil { // renews both superblocks
 				t.Fatal(err)
 			}
-			if got := entriesOf(t, again, "in"); len(got) == 0 {
+			got := entriesOf(t, again, "in")
+			if len(got) < len(subs) {
+				t.Fatalf("%v was received and is not there; the receiving: %v", subs, failed)
+			}
+			if len(got) == 0 {
 				b.compare(t, again, nil, failed)
 			} else if failed == nil && len(got) != 1 {
 				t.Fatalf("%q", got)
