@@ -149,7 +149,10 @@ func (s *randomStream) anything() {
 func TestRandomStreams(t *testing.T) {
 	b, seed := newBase(t), oracle.Seed(t)
 	rounds := 8
-	if oracle.Soak() {
+	switch {
+	case raceDetector:
+		rounds = 3
+	case oracle.Soak():
 		rounds = 1500
 	}
 	for round := range rounds {

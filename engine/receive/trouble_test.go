@@ -29,7 +29,11 @@ func longStream(t testing.TB, seed int64, name, parent string) []byte {
 	} else {
 		s.snapshot(name, parent)
 	}
-	for i := range 300 {
+	n := 300
+	if raceDetector {
+		n = 80
+	}
+	for i := range n {
 		if i%20 == 19 {
 			s.anything()
 		} else {
@@ -110,7 +114,10 @@ func TestFailingDevice(t *testing.T) {
 		t.Fatalf("%d operations only", ops)
 	}
 	rng, rounds := rand.New(rand.NewPCG(uint64(seed), 22)), 24
-	if oracle.Soak() {
+	switch {
+	case raceDetector:
+		rounds = 6 // each rule once
+	case oracle.Soak():
 		rounds = 2000
 	}
 	for round := range rounds {
