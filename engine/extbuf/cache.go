@@ -45,7 +45,7 @@ type Options struct {
 	// Repair says whether bad copies may be written over now; nil: never. It is asked before each repair. IO must be a
 	// CopyWriter.
 	Repair func() bool
-	// ReadDepth bounds the reads that Prefetch has under way; 0: 16.
+	// ReadDepth bounds the reads that Prefetch has under way, each of up to 256 KiB; 0: 16.
 	ReadDepth int
 }
 

@@ -31,6 +31,12 @@
 // Order: Buffer lock, then dirty set, then cache shard; each held for a few instructions but the first. No I/O under
 // the last two.
 //
+// # Reading ahead
+//
+// Prefetch reads in the background, neighbours in one read. Each block enters its flight before the read begins, as a
+// reader's does: an allocation of the address meanwhile makes it stale, a reader who comes waits for it, and it is
+// compared with what its pointer promises before it enters the map.
+//
 // # Write-out
 //
 // WriteOut copies each block into an aligned staging buffer, sets WRITTEN and the checksum there, and writes from there:
