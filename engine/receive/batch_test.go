@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"imgtool/disk"
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
 	"imgtool/engine/internal/oracle"
@@ -114,4 +115,17 @@ func TestScattered(t *testing.T) {
 			whole.close()
 		})
 	}
+}
+
+// TestGiveUpBehindFailure: what a batch holds that could not be inserted is given back also when nobody asks any more.
+func TestGiveUpBehindFailure(t *testing.T) {
+	im := newImage(t, 128<<20)
+	tree, err := im.fs.Subvolume(t.Context(), ondisk.FSTree)
+	im.must(err)
+	pool := disk.NewPool()
+	receive.GiveUpBehindFailure(t.Context(), tree, pool)
+	if err := pool.Close(); err != nil {
+		t.Error(err)
+	}
+	im.close()
 }

@@ -102,7 +102,9 @@ func (p *pipeline) finish(b *batch) {
 // start is the starter.
 func (p *pipeline) start() {
 	defer close(p.started)
+	ctx := context.Background()
 	for s := range p.queue {
+		ctx = s.ctx
 		switch {
 		case s.settled != nil:
 			p.idle(s.ctx)
@@ -119,7 +121,7 @@ func (p *pipeline) start() {
 			p.startBatch(s.ctx, s.b)
 		}
 	}
-	p.busy.Wait()
+	p.idle(ctx) // a batch that could not be inserted has its memory still
 }
 
 // release gives back what an operation, or a step that is not done, has.
