@@ -110,6 +110,7 @@ func open(ctx context.Context, devs []disk.Device, o OpenOptions) (*FS, error) {
 		return fs, err
 	}
 	if err = checkWritable(ctx, fs); err == nil && !o.forClearing {
+		fs.cache.RepairOwed(ctx)
 		err = fs.resume(ctx)
 	}
 	if err != nil {
@@ -144,6 +145,7 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 		Check:      func(b ondisk.Block) error { return treecheck.Block(b, check) },
 		CheckWrite: func(b ondisk.Block) error { return treecheck.Block(b, &ours) },
 		Repair:     fs.mayRepair,
+		OweRepairs: !o.readOnly(),
 	})
 	fs.ordered = ordered.New(ordered.Options{Writer: vol, Pool: fs.pool, Failed: func(err error) { fs.db.Abort(err) }})
 	fs.db, err = txn.Open(ctx, txn.Options{

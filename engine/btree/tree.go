@@ -130,9 +130,14 @@ func (t *Tree) Load(ctx context.Context) error {
 	if level >= ondisk.MaxLevel {
 		return fserr.Corruptf("root item", uint64(t.cfg.ID), uint64(addr), "invalid level, have %d expect [0, 7]", level)
 	}
-	x := extbuf.Expect{Level: level, Gen: gen}
+	x := extbuf.Expect{Level: level, Gen: gen, RootOf: t.cfg.ID}
 	if !t.cfg.Shareable {
 		x.Owner = t.cfg.ID
+	}
+	// Nor is the address free before somebody has changed the tree, unless it is being taken apart.
+	if x.Repair = t.repairs.TryRLock(); x.Repair {
+		defer t.repairs.RUnlock()
+		x.Repair = !t.retired
 	}
 	b, err := t.cfg.Cache.Read(ctx, addr, x)
 	if err != nil {

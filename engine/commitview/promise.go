@@ -33,6 +33,8 @@ func (p *promise) expect() extbuf.Expect {
 	e := extbuf.Expect{Level: p.level, Gen: p.gen, Owner: p.owner}
 	if p.child {
 		e.FirstKey = &p.first
+	} else {
+		e.RootOf = p.owner
 	}
 	return e
 }

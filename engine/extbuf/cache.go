@@ -43,8 +43,9 @@ type Options struct {
 	// many goroutines at once, with bytes that stand still, and without locks but perhaps the block's own.
 	Check, CheckWrite func(ondisk.Block) error
 	// Repair says whether bad copies may be written over now; nil: never. It is asked before each repair. IO must be a
-	// CopyWriter.
-	Repair func() bool
+	// CopyWriter. With OweRepairs what it forbids is remembered, up to a bound, until RepairOwed is called.
+	Repair     func() bool
+	OweRepairs bool
 	// ReadDepth bounds the reads that Prefetch has under way, each of up to 256 KiB; 0: 16.
 	ReadDepth int
 }
@@ -69,6 +70,12 @@ type Cache struct {
 	check      func(ondisk.Block) error
 	checkWrite func(ondisk.Block) error
 	mayRepair  func() bool // nil: never
+
+	owed struct {
+		sync.Mutex      // protects the rest
+		until      bool // repairs are still remembered
+		list       []owed
+	}
 
 	noIdentity atomic.Bool
 	shards     [nShards]shard
@@ -107,6 +114,7 @@ func NewCache(o Options) *Cache {
 		csum: o.Csum, fsid: o.FSID, chunkUUID: o.ChunkTreeUUID, limit: o.Limit, tracer: o.Tracer,
 		check: o.Check, checkWrite: o.CheckWrite, mayRepair: o.Repair,
 	}
+	c.owed.until = o.OweRepairs
 	if c.limit == 0 {
 		c.limit = DefaultLimit
 	}

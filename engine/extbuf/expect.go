@@ -18,6 +18,9 @@ type Expect struct {
 	Gen      ondisk.Generation
 	FirstKey *ondisk.Key
 	Owner    ondisk.TreeID
+	// RootOf is the tree of which the block is the root: its pointer, a root item or the superblock, has no first key. It
+	// only counts for a repair; Owner is what is compared.
+	RootOf ondisk.TreeID
 	// Repair is the caller's word that the address cannot be re-used while the call lasts: he holds the lock of the block
 	// that the pointer stands in, of a tree that is alive, or a ticket of package pin that sees the block. Only then is a
 	// bad copy written over, see Cache.Read.
@@ -27,7 +30,7 @@ type Expect struct {
 // clone returns an Expect that does not share the caller's key, for use after the caller has gone on. (Built member by
 // member: then escape analysis sees that the caller's key stays on his stack, and a hit allocates nothing.)
 func (e Expect) clone() Expect {
-	return Expect{Level: e.Level, Gen: e.Gen, FirstKey: cloneKey(e.FirstKey), Owner: e.Owner, Repair: e.Repair}
+	return Expect{Level: e.Level, Gen: e.Gen, FirstKey: cloneKey(e.FirstKey), Owner: e.Owner, RootOf: e.RootOf, Repair: e.Repair}
 }
 
 func cloneKey(k *ondisk.Key) *ondisk.Key {

@@ -1,6 +1,7 @@
 package extbuf
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -18,22 +19,66 @@ import (
 // ahead, or reads commit roots by other means, repairs nothing.
 //
 // Nor is the good copy good because its checksum is: a write that was lost leaves an old block with a right checksum.
-// It must be what the parent's pointer says in address, generation, level, first key and owner, so a root, whose pointer
-// has no key, is left to scrub.
+// It must be what the parent's pointer says in address, generation, level, first key and owner. A root's pointer, in a
+// root item or the superblock, has no key; there the block must be the tree's own. That is enough: a block is written once,
+// so no other one of the same generation, level and owner has ever been at its address.
+//
+// While a file system is being opened nothing may be written yet, since what is read may still lead to a refusal; but the
+// roots of most trees, and all of the chunk tree, are read just then and stay in memory. What has to be repaired there is
+// remembered (owed), and done when the file system has been found fit to be written to, before its first transaction: until
+// then no address can be re-used.
+
+// maxOwed bounds what is remembered, in blocks.
+const maxOwed = 256
+
+// owed is a repair that has to wait.
+type owed struct {
+	addr  ondisk.Logical
+	owner uint64
+	block ondisk.Block // a copy of its own
+	bad   []int
+}
 
 // repair writes b's block, which judge has passed, over the bad copies, if that is safe. It does not flush: the next
 // commit does, and until then the good copy is as good as before. That a repair fails is counted, no more: the block has
 // been read.
 func (c *Cache) repair(ctx context.Context, b *Buffer, want *Expect, bad []int) {
-	if len(bad) == 0 || !want.vouches(b) || c.mayRepair == nil || !c.mayRepair() {
+	if len(bad) == 0 || !want.vouches(b) || c.mayRepair == nil {
 		return
 	}
+	if c.mayRepair() {
+		c.writeBad(ctx, owed{b.addr, b.owner.Load(), b.block, bad})
+		return
+	}
+	c.owed.Lock()
+	defer c.owed.Unlock()
+	if c.owed.until && len(c.owed.list) < maxOwed {
+		c.owed.list = append(c.owed.list, owed{b.addr, b.owner.Load(), bytes.Clone(b.block), bad})
+	}
+}
+
+// RepairOwed repairs what was read before it was allowed to, see Options.OweRepairs; from now on nothing is remembered. The
+// caller has seen to it that no transaction has begun.
+func (c *Cache) RepairOwed(ctx context.Context) {
+	c.owed.Lock()
+	list := c.owed.list
+	c.owed.list, c.owed.until = nil, false
+	c.owed.Unlock()
+	for _, o := range list {
+		if c.mayRepair() {
+			c.writeBad(ctx, o)
+		}
+	}
+}
+
+// writeBad writes a block over its bad copies.
+func (c *Cache) writeBad(ctx context.Context, o owed) {
 	w, ok := c.io.(CopyWriter)
 	if !ok {
 		return
 	}
-	for _, i := range bad {
-		err := w.WriteCopy(ctx, b.addr, b.block, i)
+	for _, i := range o.bad {
+		err := w.WriteCopy(ctx, o.addr, o.block, i)
 		note := fmt.Sprintf("copy %d repaired", i+1)
 		if err == nil {
 			c.counters.repaired.Add(1)
@@ -41,15 +86,19 @@ func (c *Cache) repair(ctx context.Context, b *Buffer, want *Expect, bad []int) 
 			c.counters.failedRepairs.Add(1)
 			note = fmt.Sprintf("copy %d could not be repaired", i+1)
 		}
-		trace.Emit(c.tracer, trace.Event{Kind: trace.Warning, Root: b.owner.Load(), Bytenr: uint64(b.addr), N: uint64(len(b.block)), Note: note, Err: err})
+		trace.Emit(c.tracer, trace.Event{Kind: trace.Warning, Root: o.owner, Bytenr: uint64(o.addr), N: uint64(len(o.block)), Note: note, Err: err})
 	}
 }
 
 // vouches reports whether a block that is what e promises may be written over its bad copies. Where the tree's blocks may
 // be shared the pointer names no owner; then it must be a subvolume's.
 func (e *Expect) vouches(b *Buffer) bool {
-	if !e.Repair || e.Level == AnyLevel || e.Gen == 0 || e.FirstKey == nil {
+	owner := ondisk.TreeID(b.owner.Load())
+	switch {
+	case !e.Repair || e.Level == AnyLevel || e.Gen == 0:
 		return false
+	case e.FirstKey == nil:
+		return e.RootOf != 0 && owner == e.RootOf
 	}
-	return e.Owner != 0 || ondisk.TreeID(b.owner.Load()).IsSubvolume()
+	return e.Owner != 0 || owner.IsSubvolume()
 }

@@ -61,6 +61,13 @@ func TestRepair(t *testing.T) {
 		{name: "the first key is not known", may: may, change: func(e *Expect) { e.FirstKey = nil }},
 		{name: "any subvolume's", may: may, owner: 300, change: func(e *Expect) { e.Owner = 0 }, want: true},
 		{name: "no owner known, and no subvolume's", may: may, owner: ondisk.ExtentTree, change: func(e *Expect) { e.Owner = 0 }},
+		{name: "a root", may: may, change: func(e *Expect) { e.FirstKey, e.RootOf = nil, ondisk.FSTree }, want: true},
+		{name: "a subvolume's root", may: may, owner: 300, change: func(e *Expect) { e.FirstKey, e.Owner, e.RootOf = nil, 0, 300 }, want: true},
+		{name: "a root that is another subvolume's", may: may, owner: 300, change: func(e *Expect) { e.FirstKey, e.Owner, e.RootOf = nil, 0, 301 }},
+		{name: "a root of unknown generation", may: may, change: func(e *Expect) { e.FirstKey, e.RootOf, e.Gen = nil, ondisk.FSTree, 0 }},
+		{name: "a root whose address may be re-used", may: may, change: func(e *Expect) { e.FirstKey, e.RootOf, e.Repair = nil, ondisk.FSTree, false }},
+		{name: "a root, the good copy of which is of another generation", may: may, fails: true,
+			change: func(e *Expect) { e.FirstKey, e.RootOf, e.Gen = nil, ondisk.FSTree, 8 }},
 		{name: "the good copy is of another generation", may: may, change: func(e *Expect) { e.Gen = 8 }, fails: true},
 		{name: "the good copy is another tree's", may: may, change: func(e *Expect) { e.Owner = ondisk.CsumTree }, fails: true},
 		{name: "the good copy has another first key", may: may, change: func(e *Expect) { k := testKey(at(1)); e.FirstKey = &k }, fails: true},
@@ -100,6 +107,42 @@ func TestRepair(t *testing.T) {
 				t.Errorf("%d repairs counted", n)
 			}
 		})
+	}
+}
+
+// TestOwed reads while nothing may be repaired yet: it is done later, once, if it is allowed by then.
+func TestOwed(t *testing.T) {
+	for _, allowed := range []bool{true, false} {
+		io := &repairIO{fakeIO: newFakeIO(2)}
+		may := false
+		cache := newTestCache(t, io, func(o *Options) { o.Repair, o.OweRepairs = func() bool { return may }, true })
+		read := func(n int) {
+			addr := at(n)
+			key := io.put(0, addr, 7, ondisk.FSTree)
+			io.put(1, addr, 7, ondisk.FSTree)
+			io.copies[0][addr][500] ^= 1
+			b, err := cache.Read(t.Context(), addr, Expect{Gen: 7, FirstKey: &key, Owner: ondisk.FSTree, Repair: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.Release()
+		}
+		read(0)
+		if len(io.repaired) > 0 {
+			t.Errorf("copies repaired before it was allowed: %v", io.repaired)
+		}
+		may = allowed
+		cache.RepairOwed(t.Context())
+		if done := bytes.Equal(io.copies[0][at(0)], io.copies[1][at(0)]); done != allowed {
+			t.Errorf("allowed %v, repaired %v", allowed, done)
+		}
+		may = false
+		read(1)
+		may = true
+		cache.RepairOwed(t.Context())
+		if bytes.Equal(io.copies[0][at(1)], io.copies[1][at(1)]) {
+			t.Error("something is remembered after the opening")
+		}
 	}
 }
 

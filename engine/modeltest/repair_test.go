@@ -1,6 +1,7 @@
 package modeltest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"testing"
@@ -148,4 +149,107 @@ func readView(t *testing.T, fs *engine.FS) error {
 	defer v.Close()
 	_, err = loadVol(t.Context(), inode.NewReader(v, inode.ReaderOptions{Csum: ondisk.CRC32C}), false)
 	return err
+}
+
+// rootsOf lists where the roots of all trees are.
+func rootsOf(t *testing.T, fs *engine.FS) map[ondisk.TreeID]ondisk.Logical {
+	t.Helper()
+	db := fs.DB()
+	roots := map[ondisk.TreeID]ondisk.Logical{}
+	sb := fs.Super()
+	roots[ondisk.RootTree], roots[ondisk.ChunkTree] = sb.Root(), sb.ChunkRoot()
+	first, last := ondisk.Key{}, ondisk.Key{ObjectID: ^ondisk.ObjectID(0), Type: 255, Offset: ^uint64(0)}
+	err := db.RootTree().Scan(t.Context(), first, last, func(k ondisk.Key, item []byte) (bool, error) {
+		if k.Type == ondisk.RootItemKey {
+			roots[ondisk.TreeID(k.ObjectID)] = ondisk.AsRootItem(item).Bytenr()
+		}
+		return true, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return roots
+}
+
+// copiesOf reads both copies of a block.
+func copiesOf(t *testing.T, img *disk.Mem, vol *volume.Volume, addr ondisk.Logical) (at [2]int64, blocks [2]ondisk.Block) {
+	t.Helper()
+	for i := range at {
+		p, err := vol.Place(addr, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at[i], blocks[i] = int64(p.Offset), make(ondisk.Block, 16384)
+		if _, err := img.ReadAt(t.Context(), blocks[i], at[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return at, blocks
+}
+
+// TestReadRepairRoots reads an image of which one copy of every root has rotted, of the trees that are read while the file
+// system is opened and of those that come later: whoever opens it for writing repairs them all, and nobody else does.
+func TestReadRepairRoots(t *testing.T) {
+	base := firstCommit(t, deviceCase{meta: ondisk.BGDup})
+	for _, c := range []struct {
+		name     string
+		readOnly bool
+		view     bool // subvolumes are read by a view with a ticket only
+	}{{name: "a living tree"}, {name: "view", view: true}, {name: "opened for reading", readOnly: true}} {
+		t.Run(c.name, func(t *testing.T) {
+			img := base.img.Clone()
+			clean, err := engine.OpenDevices(t.Context(), []disk.Device{untouched{img}}, engine.OpenOptions{ReadOnly: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer clean.Close()
+			roots := rootsOf(t, clean)
+			if len(roots) < 8 {
+				t.Fatalf("only %d trees", len(roots))
+			}
+			want := map[ondisk.TreeID]ondisk.Block{}
+			for id, addr := range roots {
+				at, blocks := copiesOf(t, img, clean.Volume(), addr)
+				want[id] = bytes.Clone(blocks[0])
+				blocks[0][300] ^= 0x10
+				if _, err := img.WriteAt(t.Context(), blocks[0], at[0]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			var dev disk.Device = keepOpen{img}
+			if c.readOnly {
+				dev = untouched{img}
+			}
+			fs, err := engine.OpenDevices(t.Context(), []disk.Device{dev}, engine.OpenOptions{CacheBytes: 1, ReadOnly: c.readOnly})
+			if err != nil {
+				t.Fatal(err)
+			}
+			read := readAll
+			if c.view {
+				read = func(context.Context, *engine.FS) error { return readView(t, fs) }
+			}
+			if err := read(t.Context(), fs); err != nil {
+				t.Fatal(err)
+			}
+			for id := range roots { // those that nobody has needed yet
+				if root, err := fs.DB().AnyRoot(t.Context(), id); err == nil {
+					if err := root.Tree.Load(t.Context()); err != nil {
+						t.Errorf("tree %v: %v", id, err)
+					}
+				}
+			}
+			for id, addr := range roots {
+				_, blocks := copiesOf(t, img, clean.Volume(), addr)
+				if repaired := bytes.Equal(blocks[0], want[id]); repaired == c.readOnly {
+					t.Errorf("tree %v: repaired %v", id, repaired)
+				}
+				if !bytes.Equal(blocks[1], want[id]) {
+					t.Errorf("tree %v: the good copy has changed", id)
+				}
+			}
+			if err := fs.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
 }
