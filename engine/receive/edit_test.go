@@ -133,7 +133,7 @@ func mend(cmd []byte) {
 
 // Words that attributes are replaced by.
 var (
-	hardNumbers = []uint64{0, 1, 2, 4095, 4096, 4097, 8192, 1<<17 - 1, 1 << 17, 1<<17 + 1, 1 << 20, 1 << 28, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 32,
+	hardNumbers = []uint64{0, 1, 2, 4095, 4096, 4097, 8192, 1<<17 - 1, 1 << 17, 1<<17 + 1, 1 << 20, 1 << 24, 1<<31 - 1, 1 << 31, 1<<32 - 1, 1 << 32,
 		1 << 40, 1<<62 - 1, 1 << 62, 1<<63 - 4096, 1<<63 - 1, 1 << 63, 1<<64 - 4096, 1<<64 - 1}
 	hardPaths = []string{"", ".", "..", "/", "//", "a/", "/a", "../bystander/x", "../file", "d/../..", "d/./f", "link/x", "f/x", "d", "d/f", "f", "g",
 		"o257-7-0", "no", "no/no", strings.Repeat("n", 255), strings.Repeat("n", 256), strings.Repeat("a/", 2048), "\xff\xfe", "a\nb", "user.x", "btrfs.compression",
