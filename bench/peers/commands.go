@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -42,7 +41,7 @@ func timed(ctx context.Context, img, name string, args ...string) (m measure, er
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	began := time.Now()
-	if err := cmd.Run(); err != nil {
+	if m.memory, err = runWatched(cmd); err != nil {
 		return m, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, bytes.TrimSpace(out.Bytes()))
 	}
 	f, err := os.OpenFile(img, os.O_RDWR, 0)
@@ -51,10 +50,47 @@ func timed(ctx context.Context, img, name string, args ...string) (m measure, er
 	}
 	err = errors.Join(f.Sync(), f.Close())
 	m.took = time.Since(began)
-	if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		m.memory = ru.Maxrss << 10
-	}
 	return m, err
+}
+
+// runWatched runs a command and returns the largest resident set that it had, as the kernel kept it (VmHWM) when it was last
+// seen. Its rusage would not do: that begins with the resident set of this process, which starts it.
+func runWatched(cmd *exec.Cmd) (peak int64, err error) {
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	done, watched := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(watched)
+		tick := time.NewTicker(5 * time.Millisecond)
+		defer tick.Stop()
+		for {
+			peak = max(peak, highWater(cmd.Process.Pid))
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	err = cmd.Wait()
+	close(done)
+	<-watched
+	return peak, err
+}
+
+// highWater is a process's VmHWM in bytes, 0 if it is not there.
+func highWater(pid int) int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	var kib int64
+	if _, err := fmt.Sscan(rest, &kib); err != nil {
+		return 0
+	}
+	return kib << 10
 }
 
 // sparse makes a file of a size with nothing in it.

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -170,14 +169,13 @@ func piped(ctx context.Context, name string, args ...string) (m measure, err err
 	began := time.Now()
 	err = drained(func(w *os.File) error {
 		cmd.Stdout = w
-		return cmd.Run()
+		var err error
+		m.memory, err = runWatched(cmd)
+		return err
 	})
 	m.took = time.Since(began)
 	if err != nil {
 		return m, fmt.Errorf("%s %v: %w", name, args, err)
-	}
-	if ru, ok := cmd.ProcessState.SysUsage().(*syscall.Rusage); ok {
-		m.memory = ru.Maxrss << 10
 	}
 	return m, nil
 }
