@@ -53,7 +53,7 @@ does, and needs no image.`,
 			if len(args) == 2 {
 				path = args[1]
 			}
-			return a.write(ctx, args[0], func(s *session) error { return a.receive(ctx, s, in, path, o, progress) })
+			return a.writeWith(ctx, args[0], a.receiveOptions(), func(s *session) error { return a.receive(ctx, s, in, path, o, progress) })
 		},
 	}
 	f := cmd.Flags()
@@ -66,6 +66,17 @@ does, and needs no image.`,
 	f.BoolVar(&progress, "progress", false, "show how much of the stream has been received")
 	f.BoolVar(&o.KeepPartial, "keep-partial", false, "keep what a stream that fails has brought, as a writable subvolume")
 	return cmd
+}
+
+// receiveOptions bound the memory: a stream goes through the tree once, in order for the most part, so that neither a large
+// cache nor a large transaction makes it faster.
+func (a *app) receiveOptions() engine.OpenOptions {
+	o := a.openOptions()
+	o.MaxDirty = 24 << 20
+	if o.CacheBytes == 0 {
+		o.CacheBytes = 32 << 20
+	}
+	return o
 }
 
 // stream opens the input; done closes it. A terminal is none.

@@ -83,10 +83,15 @@ func (a *app) read(ctx context.Context, image string, fn func(*session) error) e
 
 // write runs fn on an image opened for writing, and commits when fn succeeds.
 func (a *app) write(ctx context.Context, image string, fn func(*session) error) error {
+	return a.writeWith(ctx, image, a.openOptions(), fn)
+}
+
+// writeWith is write with options of the command's own.
+func (a *app) writeWith(ctx context.Context, image string, o engine.OpenOptions, fn func(*session) error) error {
 	if a.forceReadonly {
 		return errors.New("--force-readonly is for commands that only read: leave it out")
 	}
-	return a.with(ctx, image, a.openOptions(), fn)
+	return a.with(ctx, image, o, fn)
 }
 
 func (a *app) with(ctx context.Context, image string, o engine.OpenOptions, fn func(*session) error) error {
