@@ -64,19 +64,19 @@ func (b *batch) add(e *entry) {
 	}
 }
 
-// gains takes note that a directory gets an entry of the batch.
-func (b *batch) gains(dir ondisk.ObjectID, now ondisk.Timespec) {
+// gains takes note that a directory gets an entry of the batch, which the command at a place has made.
+func (b *batch) gains(dir ondisk.ObjectID, now ondisk.Timespec, at place) {
 	if e := b.dirs[dir]; e != nil {
 		e.parent = true
 	}
 	if _, ok := b.attrs[dir]; ok { // from before; otherwise making the entry does it
-		b.touch(dir, now)
+		b.touch(dir, now, at)
 	}
 }
 
 // touch makes the modification time of a directory that of now.
-func (b *batch) touch(dir ondisk.ObjectID, now ondisk.Timespec) {
-	b.setAttrs(dir, inode.SetAttr{Modify: &now}, place{})
+func (b *batch) touch(dir ondisk.ObjectID, now ondisk.Timespec, at place) {
+	b.setAttrs(dir, inode.SetAttr{Modify: &now}, at)
 }
 
 // last reports whether e is the entry whose content may grow.

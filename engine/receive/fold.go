@@ -1,6 +1,7 @@
 package receive
 
 import (
+	"cmp"
 	"context"
 
 	"imgtool/disk"
@@ -141,7 +142,7 @@ func (r *receiver) addEntry(ctx context.Context, e *entry) (err error) {
 		r.ship(ctx)
 	}
 	r.cur.add(e)
-	r.cur.touch(inode.RootDir, r.sub.Tree.Now()) // even if it does not stay there
+	r.cur.touch(inode.RootDir, r.sub.Tree.Now(), e.at) // even if it does not stay there
 	r.paths.coming.add(e)
 	r.paths.last = "" // whatever had the path before
 	r.paths.lastIno = inode.RootDir
@@ -163,7 +164,7 @@ func (r *receiver) moveEntry(e *entry, to string, dir ondisk.ObjectID, name stri
 	r.paths.forget(to)
 	e.path, e.Dir, e.Name = to, dir, name
 	r.paths.coming.add(e)
-	r.cur.gains(dir, r.sub.Tree.Now())
+	r.cur.gains(dir, r.sub.Tree.Now(), e.at)
 }
 
 // free reports whether a name can be taken by an entry of the batch: it is not there and its directory takes new names.
@@ -319,9 +320,7 @@ func (e *entry) set(a *inode.SetAttr, now ondisk.Timespec) {
 		e.Attr.Times = &inode.Times{Access: now, Change: now, Modify: now, Birth: now}
 	}
 	t := e.Attr.Times
-	for to, from := range map[*ondisk.Timespec]*ondisk.Timespec{&t.Access: a.Access, &t.Modify: a.Modify, &t.Birth: a.Birth} {
-		if from != nil {
-			*to = *from
-		}
-	}
+	t.Access = *cmp.Or(a.Access, &t.Access)
+	t.Modify = *cmp.Or(a.Modify, &t.Modify)
+	t.Birth = *cmp.Or(a.Birth, &t.Birth)
 }
