@@ -20,8 +20,10 @@ import (
 //
 // Nor is the good copy good because its checksum is: a write that was lost leaves an old block with a right checksum.
 // It must be what the parent's pointer says in address, generation, level, first key and owner. A root's pointer, in a
-// root item or the superblock, has no key; there the block must be the tree's own. That is enough: a block is written once,
-// so no other one of the same generation, level and owner has ever been at its address.
+// root item or the superblock, has no key; there the block must be the tree's own. A block is written once, so another one
+// of the same generation, level and owner has been at its address only if a transaction was lost in a crash and the next one
+// of its number put the same kind of block there, of which this copy never got to the disk: the format cannot tell, with a
+// key or without, and a reader that repairs nothing takes it as well.
 //
 // While a file system is being opened nothing may be written yet, since what is read may still lead to a refusal; but the
 // roots of most trees, and all of the chunk tree, are read just then and stay in memory. What has to be repaired there is
