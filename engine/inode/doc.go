@@ -32,7 +32,8 @@
 //
 // File data of up to 2,048 bytes that is the whole file lies inline in its EXTENT_DATA item. Everything else is
 // copied on write to freshly allocated extents of at most 128 MiB, checksummed by sector; the EXTENT_DATA items,
-// references and checksums are inserted once the device has the data.
+// references and checksums are inserted once the Store has taken the data. The Store may still be writing it then; a
+// commit waits for it before the items can become durable.
 //
 // Preallocated space that is the file's alone is written in place, which needs no other: what fallocate has promised is
 // there in a full file system, too. No crash shows, because the space reads as zeros until the commit that makes it

@@ -229,6 +229,9 @@ func TestBitFlips(t *testing.T) {
 			if _, err := tree.WriteAt(ctx, ino, data, 0); err != nil {
 				t.Fatal(err)
 			}
+			if err := im.fs.Commit(ctx); err != nil { // before it the device need not have the data
+				t.Fatal(err)
+			}
 			flipped := find(t, im.mem, data[50000:50100])
 			if want := map[bool]int{false: 1, true: 2}[dup]; len(flipped) != want {
 				t.Fatalf("%d copies of the data found, expected %d", len(flipped), want)

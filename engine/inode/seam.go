@@ -87,6 +87,8 @@ type Store interface {
 		after ondisk.Generation) (bool, error)
 	// AddCsums records the checksums of consecutive sectors from addr on.
 	AddCsums(ctx context.Context, tx Txn, addr ondisk.Logical, sums []byte) error
-	// WriteBatch writes to every copy and returns when the devices have the data (not yet flushed).
+	// WriteBatch writes to every copy. It may return before the devices have the data, but does not need ws any more
+	// then: ReadCopy waits for what it reads, and a commit for all of it before its Switch. A device that fails later
+	// aborts the running transaction.
 	WriteBatch(ctx context.Context, ws []volume.Write) error
 }

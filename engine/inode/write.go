@@ -14,8 +14,9 @@ const writeChunk = 16 << 20
 
 // WriteAt writes p into a regular file at off, copying on write, and makes the file as long as that takes. It is done
 // in operations of 16 MiB, or smaller ones where preallocated space is written in place; n says how much of p the file
-// has. When it returns the data is on the device, though not
-// flushed, and the running transaction has the rest. p must not change meanwhile; aligned memory saves a copy.
+// has. When it returns the running transaction has the write, and what reads it afterwards sees it; small pieces of data
+// may still be on their way to the device, where the next commit waits for them (see Store.WriteBatch). p must not change
+// meanwhile and is the caller's again then; aligned memory saves a copy.
 //
 // Errors: fserr.ErrIsDir, ErrInvalid (no regular file), ErrPerm (immutable; append-only and off not the end),
 // ErrReadOnly, ErrFileTooBig, ErrNoSpace.
@@ -153,8 +154,8 @@ func allZero(b []byte) bool {
 	return true
 }
 
-// writeSectors writes p to newly allocated sectors, or to those preallocated for it (see storeParts); what a first or last sector holds beside p goes with it. Gaps
-// between the file's old end and off become holes.
+// writeSectors writes p to newly allocated sectors, or to those preallocated for it (see storeParts); what a first or
+// last sector holds beside p goes with it. Gaps between the file's old end and off become holes.
 func (t *FileTree) writeSectors(ctx context.Context, ino ondisk.ObjectID, it *ondisk.InodeItem, p []byte, off, size uint64) error {
 	start, end := alignDown(off), alignUp(off+uint64(len(p)))
 	c := change{start: start, end: end, data: p, size: size}
