@@ -19,7 +19,7 @@ import (
 
 // busyError says that path is used by user and what to do; it matches ErrBusy.
 func busyError(path, user, remedy string) error {
-	return fmt.Errorf("%s is %w: %s; %s, or read it as it is with --force-readonly", path, ErrBusy, user, remedy)
+	return fmt.Errorf("%s is %w: %s; %s", path, ErrBusy, user, remedy)
 }
 
 // checkUsers returns an ErrBusy when the file or block device st backs a loop device or is mounted.

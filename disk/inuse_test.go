@@ -131,10 +131,13 @@ func refused(t *testing.T, path string, want ...string) {
 			}
 			continue
 		}
-		for _, w := range append(want, "--force-readonly") {
+		for _, w := range want {
 			if !strings.Contains(err.Error(), w) {
 				t.Errorf("open %s: %q does not say %q", path, err, w)
 			}
+		}
+		if got := strings.Contains(err.Error(), "--force-readonly"); got != o.ReadOnly {
+			t.Errorf("open %s %+v: %q speaks of --force-readonly: %t", path, o, err, got)
 		}
 	}
 	f, err := Open(path, Options{ForceReadonly: true})

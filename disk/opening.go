@@ -22,16 +22,24 @@ func open(path string, extra int, o Options) (*File, error) {
 		flags = os.O_RDONLY
 	}
 	if err := f.openDescriptor(flags|extra, o); err != nil {
-		return nil, err
+		return nil, f.explainBusy(err)
 	}
 	if err := f.setUp(o); err != nil {
 		f.Close()
 		if extra&os.O_CREATE != 0 {
 			os.Remove(path)
 		}
-		return nil, err
+		return nil, f.explainBusy(err)
 	}
 	return f, nil
+}
+
+// explainBusy tells who only wants to read what can be done besides.
+func (f *File) explainBusy(err error) error {
+	if f.readonly && errors.Is(err, ErrBusy) {
+		return fmt.Errorf("%w, or read it as it is with --force-readonly", err)
+	}
+	return err
 }
 
 // checkKind refuses what cannot hold an image before it is opened: opening a FIFO would block, opening a tape would

@@ -78,7 +78,7 @@ func checkForeign(ctx context.Context, dev disk.Device) error {
 			return fmt.Errorf("looking for an older file system: %w", err)
 		}
 		if bytes.Equal(buf, s.magic) {
-			return fmt.Errorf("%s holds something already: %s (at byte %d); use --force to overwrite it: %w", dev.Name(), s.name, at, fserr.ErrExist)
+			return fmt.Errorf("%s: %w, and holds something already: %s (at byte %d); use --force to overwrite it", dev.Name(), fserr.ErrExist, s.name, at)
 		}
 	}
 	return nil

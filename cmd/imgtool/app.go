@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,8 +16,9 @@ import (
 
 // app is one run of the program: its streams, the flags that all commands have, and the metrics.
 type app struct {
-	in          io.Reader
-	out, errOut io.Writer
+	in     io.Reader
+	out    *stdout
+	errOut io.Writer
 
 	devices         []string
 	direct          disk.DirectMode
@@ -31,8 +33,8 @@ type app struct {
 	server  *metrics.Server
 }
 
-func newApp(in io.Reader, out, errOut io.Writer) *app {
-	return &app{in: in, out: out, errOut: errOut, backupRoot: -1}
+func newApp(ctx context.Context, in io.Reader, out, errOut io.Writer) *app {
+	return &app{in: in, out: newStdout(ctx, out), errOut: errOut, backupRoot: -1}
 }
 
 const rootLong = `imgtool works on btrfs file systems in image files and block devices, without root and
@@ -151,8 +153,11 @@ func (a *app) startMetrics() error {
 	return err
 }
 
-// finish ends what startMetrics began, with the command's error.
+// finish ends what startMetrics began, with the command's error. Output that is not complete is an error, too.
 func (a *app) finish(err error) error {
+	if err == nil {
+		err = a.out.failed()
+	}
 	if a.server != nil {
 		err = errors.Join(err, a.server.Close())
 	}

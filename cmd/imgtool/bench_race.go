@@ -19,7 +19,11 @@ block anew. Exit status 0 if each policy did what it promises.`,
 			if o.Policies, err = bench.ParsePolicies(policy); err != nil {
 				return usage(cmd, err)
 			}
-			return bench.RunRace(cmd.Context(), a.out, o)
+			err = bench.RunRace(cmd.Context(), a.out, o)
+			if err != nil && o.Image != "" {
+				err = &imageFault{o.Image, err}
+			}
+			return err
 		},
 	}
 	f := cmd.Flags()

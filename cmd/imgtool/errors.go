@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"os"
 	"strings"
 	"syscall"
 
@@ -116,8 +117,24 @@ func isCut(err error) bool {
 	return errors.As(err, &de) && de.Op == disk.OpRead && (errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF))
 }
 
+// isHostFull reports whether it is not the image that is full, but what holds it, or where the output goes.
+func isHostFull(err error) bool {
+	var device *disk.Error
+	var file *fs.PathError
+	var call *os.SyscallError
+	return errors.As(err, &device) && errors.Is(device.Err, syscall.ENOSPC) ||
+		errors.As(err, &file) && errors.Is(file.Err, syscall.ENOSPC) || errors.As(err, &call) && errors.Is(call.Err, syscall.ENOSPC)
+}
+
 func remedyDamaged(err error) string {
 	var open *imageError
+	var c *fserr.Corrupt
+	if errors.As(err, &c) && c.What == "device" && c.Root == 0 {
+		return "take it from a copy, or make it as long again with `truncate -s` and see what `imgtool check` says"
+	}
+	if c != nil && c.What == "super" {
+		return "is it a btrfs image? if so, `imgtool rescue super-recover` restores superblocks while one copy is good; or take it from a copy"
+	}
 	if errors.As(err, &open) {
 		return "is it a btrfs image? if so, see what `imgtool check` says, or take it from a copy"
 	}
@@ -140,6 +157,9 @@ var remedies = []struct {
 }
 
 func remedyFor(err error) string {
+	if isHostFull(err) {
+		return "make room on the file system of the host"
+	}
 	var open *imageError
 	if errors.As(err, &open) {
 		return open.remedy()
@@ -162,6 +182,8 @@ func (e *imageError) remedy() string {
 		return "name an image file or a block device"
 	case errors.Is(e.err, fs.ErrPermission):
 		return "run as a user who may read and write it"
+	case errors.Is(e.err, fs.ErrExist):
+		return "remove it first, or choose another name"
 	}
 	return ""
 }

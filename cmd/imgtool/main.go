@@ -24,7 +24,7 @@ func run(args []string, in io.Reader, out, errOut io.Writer) int {
 	defer stop()
 	context.AfterFunc(ctx, stop) // the first signal asks for a clean stop, the second one kills
 
-	a := newApp(in, out, errOut)
+	a := newApp(ctx, in, out, errOut)
 	root := a.command()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

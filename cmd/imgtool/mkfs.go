@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"imgtool/engine"
+	"imgtool/engine/fserr"
 	"imgtool/engine/mkfs"
 	"imgtool/engine/ondisk"
 )
@@ -159,7 +160,7 @@ func (a *app) mkfs(cmd *cobra.Command, image string, f *mkfsFlags) error {
 	}
 	fs, err := engine.Format(ctx, image, fo)
 	if err != nil {
-		return &imageFault{image, err}
+		return &imageError{image, advise(err, fserr.ErrExist, "")} // its text says it all
 	}
 	s, err := begin(ctx, fs, watch)
 	if err != nil {

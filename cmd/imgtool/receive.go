@@ -47,7 +47,7 @@ does, and needs no image.`,
 			}
 			defer done()
 			if dump {
-				return a.dumpStream(in)
+				return a.dumpStream(&patient{ctx: ctx, in: in})
 			}
 			path := ""
 			if len(args) == 2 {

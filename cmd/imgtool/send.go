@@ -107,7 +107,7 @@ func (a *app) sendOptions(cmd *cobra.Command, o *sending) error {
 
 // sendOutput opens where the stream goes; done closes it. A terminal is refused.
 func (a *app) sendOutput(cmd *cobra.Command, file string) (out io.Writer, done func() error, err error) {
-	out, done = a.out, func() error { return nil }
+	out, done = a.out.out, func() error { return nil } // as it is: its segments are not filled anew after an error
 	if file != "" {
 		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 		if err != nil {
@@ -161,31 +161,4 @@ func (a *app) sendOne(ctx context.Context, s *session, out io.Writer, o engine.S
 		defer bar.stop()
 	}
 	return advise(s.Send(ctx, out, o), fserr.ErrPerm, "send a read-only snapshot of it, or use --force-ro-snapshot")
-}
-
-// impatient is an output whose writes end when the context does, although the reader of the pipe may not read.
-type impatient struct {
-	ctx context.Context
-	out io.Writer
-}
-
-func (w *impatient) Write(p []byte) (int, error) {
-	type result struct {
-		n   int
-		err error
-	}
-	if w.ctx.Done() == nil {
-		return w.out.Write(p)
-	}
-	done := make(chan result, 1)
-	go func() {
-		n, err := w.out.Write(p)
-		done <- result{n, err}
-	}()
-	select {
-	case r := <-done:
-		return r.n, r.err
-	case <-w.ctx.Done():
-		return 0, w.ctx.Err() // the program ends; the write goes with it
-	}
 }

@@ -223,3 +223,68 @@ func TestCancelSend(t *testing.T) {
 		}
 	}
 }
+
+// TestCancelOutput interrupts commands whose reader has stopped reading, and a dump whose stream stands still. One signal
+// is enough.
+func TestCancelOutput(t *testing.T) {
+	dir := t.TempDir()
+	img, big, stream := filepath.Join(dir, "a.img"), filepath.Join(dir, "big"), filepath.Join(dir, "stream")
+	imgtool(t, "mkfs", "-q", "-b", "200M", img)
+	if err := os.WriteFile(big, make([]byte, 4<<20), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	imgtool(t, "put", img, big, "/big")
+	imgtool(t, "subvolume", "snapshot", "-q", "-r", img, "/", "/s")
+	imgtool(t, "send", "-q", "-f", stream, img, "/s")
+	const message = "imgtool: cancelled; the image is at its last commit\n"
+
+	for _, args := range [][]string{{"cat", img, "/big"}, {"get", img, "/big", "-"}} {
+		cmd := exec.Command("imgtool", args...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(out, make([]byte, 1)); err != nil { // it is writing, and has more than a pipe holds
+			t.Fatal(err)
+		}
+		if err := cmd.Process.Signal(os.Interrupt); err != nil {
+			t.Fatal(err)
+		}
+		kill := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+		if err := cmd.Wait(); exitStatus(err) != exitCancelled || stderr.String() != message {
+			t.Errorf("%s: %v, stderr %q, want status %d", args[0], err, &stderr, exitCancelled)
+		}
+		kill.Stop()
+	}
+
+	whole, err := os.ReadFile(stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command("imgtool", "receive", "--dump")
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write(whole[:len(whole)-10]); err != nil { // more than a pipe holds: it is reading
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	kill := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+	if err := cmd.Wait(); exitStatus(err) != exitCancelled || stderr.String() != message {
+		t.Errorf("receive --dump: %v, stderr %q, want status %d", err, &stderr, exitCancelled)
+	}
+	kill.Stop()
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -120,7 +121,7 @@ func writeFull(fd int, p []byte, at int64) error {
 	for len(p) > 0 {
 		n, err := retry(func() (int, error) { return unix.Pwrite(fd, p, at) })
 		if err != nil {
-			return fmt.Errorf("write at %d: %w", at, err)
+			return fmt.Errorf("at %d: %w", at, os.NewSyscallError("write", err)) // the host's, not the image's
 		}
 		p, at = p[n:], at+int64(n)
 	}

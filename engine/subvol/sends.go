@@ -114,7 +114,7 @@ func (m *Manager) Sends(id ondisk.TreeID) []string {
 func (m *Manager) NameOf(ctx context.Context, id ondisk.TreeID) (string, error) {
 	p, _, ok, err := m.backref(ctx, id)
 	if err == nil && !ok {
-		err = fmt.Errorf("subvolume %d has no name: %w", id, fserr.ErrNotFound)
+		err = fmt.Errorf("subvolume %d, the top of the file system, has no name that a receiver could give it; send a snapshot of it: %w", id, fserr.ErrNotFound)
 	}
 	return p.Name, err
 }
