@@ -208,6 +208,9 @@ func (s *sender) sendCreate(in *inodeInfo) error {
 	if err != nil {
 		return err
 	}
+	if err := s.bareTop(); err != nil {
+		return err
+	}
 	s.begin(c, name)
 	s.enc.Uint64(sendstream.AttrIno, uint64(in.ino))
 	switch c {

@@ -37,6 +37,9 @@ func (s *sender) finish() error {
 	return s.trimTimes()
 }
 
+// setIDs are the bits of a mode that a new owner clears, but of directories.
+const setIDs = 0o6000
+
 // finishAttrs sends size, owner, mode, flags and capabilities, as far as they differ from what the receiver has.
 func (s *sender) finishAttrs() error {
 	now := &s.cur.inodeInfo
@@ -51,7 +54,7 @@ func (s *sender) finishAttrs() error {
 			return s.parent.corrupt(now.ino, "it has no inode item")
 		}
 		chown = now.uid != was.uid || now.gid != was.gid
-		chmod = !isLink && now.mode != was.mode
+		chmod = !isLink && (now.mode != was.mode || chown && !now.isDir() && now.mode&setIDs != 0)
 		fileattr = !isLink && now.flags != was.flags && s.enc.Version() >= 2
 		resize = was.size != now.size && (now.size < was.size || resize)
 	}

@@ -289,7 +289,7 @@ func (s *sender) visitXattrs(left, right *item) error {
 	}
 	if right != nil {
 		return s.xattrsOf(s.parent, right, left, func(e, other *ondisk.DirEntry) error {
-			if other != nil {
+			if other != nil || s.inherits(e.Name) {
 				return nil
 			}
 			path, err := s.curPath()
@@ -325,22 +325,24 @@ func (s *sender) xattrsOf(t *tree, it, other *item, fn func(e, other *ondisk.Dir
 }
 
 func (s *sender) setXattr(e, other *ondisk.DirEntry) error {
-	if other != nil && bytes.Equal(e.Data, other.Data) {
+	if other != nil && bytes.Equal(e.Data, other.Data) || s.inherits(e.Name) {
 		return nil
 	}
-	value := e.Data
-	switch string(e.Name) {
-	case capsName: // finish sends them, behind the owner that would clear them
-		s.cur.caps = bytes.Clone(value)
+	if string(e.Name) == capsName { // finish sends them, behind the owner that would clear them
+		s.cur.caps = bytes.Clone(e.Data)
 		return nil
-	case "system.posix_acl_access", "system.posix_acl_default":
-		if len(value) == 0 {
-			value = emptyACL
-		}
 	}
 	path, err := s.curPath()
 	if err != nil {
 		return err
 	}
-	return s.sendSetXattr(path, e.Name, value)
+	return s.sendSetXattr(path, e.Name, sentValue(string(e.Name), e.Data))
+}
+
+// sentValue is what an attribute's value is sent as.
+func sentValue(name string, value []byte) []byte {
+	if len(value) == 0 && (name == "system.posix_acl_access" || name == "system.posix_acl_default") {
+		return emptyACL
+	}
+	return value
 }

@@ -115,6 +115,7 @@ type sender struct {
 	sameDir  ondisk.ObjectID // a directory that is the same in both trees, see dirsDiffer
 	punches  bool            // holes are punched, not written as zeros
 	visiting bool            // the walk sends, and does not only count
+	bare     bool            // the top directory has nothing at the receiver that new inodes inherit, see bareTop
 
 	sent Progress // done and total
 }
@@ -304,6 +305,9 @@ func (s *sender) stream(name string) error {
 	}
 	if err == nil {
 		err = s.finish()
+	}
+	if err == nil {
+		err = s.dressTop()
 	}
 	if err == nil {
 		err = s.sendAllTimes()

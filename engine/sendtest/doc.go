@@ -18,5 +18,8 @@
 // Manifests of what was received equal those of the sources, up to inode numbers (which names are links of one inode
 // does count). Many pairs share an image and a mount, since those are what takes time.
 //
+// TestOdd does both with what random operations do not come to (oddscenes_test.go): set-id bits and capabilities, ACLs and
+// properties of the top directory, extreme times, names and targets, subvolumes inside, inodes without names, and so on.
+//
 // IMGTOOL_SEED repeats a run, and IMGTOOL_SOAK=1 makes the numbers of pairs those of the project's claims.
 package sendtest

@@ -60,6 +60,8 @@ type pair struct {
 	ops, tail []op
 	manifests map[string][]byte // of the snapshots, by letter
 	inos      map[string]uint64 // of the paths of snapshot a
+	scene     string            // of oddScenes, in place of the seed
+	nested    bool              // there are subvolumes in it
 }
 
 // source is an image with pairs in it, not mounted and not open.
@@ -135,6 +137,10 @@ func (s *source) make(t *testing.T, m maker) {
 // fail reports what is wrong with a pair, with all that it takes to repeat it.
 func (p *pair) fail(t *testing.T, format string, args ...any) {
 	t.Helper()
+	if p.scene != "" {
+		t.Errorf("pair %s, %s: %s", p.prefix, p.scene, fmt.Sprintf(format, args...))
+		return
+	}
 	t.Errorf("pair %s of seed %d: %s\noperations:\n%s\nand up to c:\n%s", p.prefix, p.seed, fmt.Sprintf(format, args...), text(p.ops), text(p.tail))
 }
 

@@ -63,15 +63,8 @@ func sendBoth(t *testing.T, c config) (list []*sentPair) {
 	})
 	fs, err := engine.Open(t.Context(), s.path, engine.OpenOptions{ReadOnly: true})
 	must(t, err)
-	o := send.Options{Version: uint32(c.proto), Compressed: c.encoded}
-	if c.encoded {
-		o.Version = 2
-	}
 	for _, p := range list {
-		for i, so := range []engine.SendOptions{
-			{Path: p.prefix + "a", Options: o},
-			{Path: p.prefix + "b", ParentPath: p.prefix + "a", Options: o},
-		} {
+		for i, so := range p.sends(c) {
 			var out bytes.Buffer
 			if err := fs.Send(t.Context(), &out, so); err != nil {
 				p.fail(t, "send %s: %v", so.Path, err)
@@ -86,10 +79,22 @@ func sendBoth(t *testing.T, c config) (list []*sentPair) {
 	return list
 }
 
+// sends are the two sends of a pair as we make them.
+func (p *pair) sends(c config) []engine.SendOptions {
+	o := send.Options{Version: uint32(c.proto), Compressed: c.encoded}
+	if c.encoded {
+		o.Version = 2
+	}
+	return []engine.SendOptions{
+		{Path: p.prefix + "a", Options: o},
+		{Path: p.prefix + "b", ParentPath: p.prefix + "a", Options: o},
+	}
+}
+
 // expected is what a receiver of our stream i is to show: the source, but for the top's times where nothing sets them.
 func (p *sentPair) expected(t *testing.T, i int, letter string, got []byte) (seen, want []byte) {
 	t.Helper()
-	want = p.manifests[letter]
+	got, want = p.seen(got, letter), p.manifests[letter]
 	for j := range i + 1 {
 		if !setsRootTimes(t, p.ours[j]) {
 			return noRootTime(got), noRootTime(want)

@@ -25,11 +25,18 @@ const (
 	// ShortInline: the kernel forgets what follows a compressed inline extent that unpacks to less than its range: data
 	// behind it, or the file's size. What it sends is not what the snapshot holds; ours is, as the manifests tell.
 	ShortInline
+	// SetIDs: behind a chown of a file whose set-id bits stay as they were, ours has a chmod. The kernel's receiver loses the
+	// bits with the owner.
+	SetIDs
+	// TopLast: what new inodes inherit from the top directory, where all of them are made, ours takes away before the first and
+	// sets behind the last. In the kernel's stream it is there, and the kernel's receiver gives it to inodes that had none.
+	TopLast
 	Different
 )
 
 func (l Likeness) String() string {
-	return [...]string{"the same bytes", "data from another place", "inline extents the kernel cuts short", "different"}[l]
+	return [...]string{"the same bytes", "data from another place", "inline extents the kernel cuts short",
+		"set-id bits the kernel loses", "attributes of the top that new inodes inherit", "different"}[l]
 }
 
 // Commands parses a stream.
@@ -130,9 +137,17 @@ func Compare(t testing.TB, ours, kernels []byte) (Likeness, string) {
 		return SameBytes, ""
 	}
 	a, b := Commands(t, ours), Commands(t, kernels)
+	alike := SameRanges
+	var drops bool
+	if a, drops = dropSetIDs(a, b); drops {
+		alike = SetIDs
+	}
+	if a, b, drops = dropTop(a, b); drops {
+		alike = TopLast
+	}
 	x, y := lines(a), lines(b)
 	if slices.Equal(x, y) {
-		return SameRanges, ""
+		return alike, ""
 	}
 	where := firstDifference(x, y)
 	short := cutShort(b)

@@ -47,6 +47,22 @@ func chmod(path string, mode int) sendstream.Command {
 	return cmd(sendstream.CmdChmod, path, sendstream.AttrMode, mode)
 }
 
+func chown(path string, uid int) sendstream.Command {
+	return cmd(sendstream.CmdChown, path, sendstream.AttrUID, uid, sendstream.AttrGID, 0)
+}
+
+func mkfile(path string) sendstream.Command {
+	return cmd(sendstream.CmdMkfile, path, sendstream.AttrIno, 300)
+}
+
+func setACL(path, value string) sendstream.Command {
+	return cmd(sendstream.CmdSetXattr, path, sendstream.AttrXattrName, "system.posix_acl_default", sendstream.AttrXattrData, value)
+}
+
+func noACL(path string) sendstream.Command {
+	return cmd(sendstream.CmdRemoveXattr, path, sendstream.AttrXattrName, "system.posix_acl_default")
+}
+
 // TestCompare holds the comparison to what it accepts, exactly, and shows that it sees the rest.
 func TestCompare(t *testing.T) {
 	type list = []sendstream.Command
@@ -74,6 +90,21 @@ func TestCompare(t *testing.T) {
 		"size behind a whole sector":    {list{encoded("f", 0, 4096)}, list{encoded("f", 0, 4096), truncate("f", 2000)}, Different},
 		"size of another file":          {list{encoded("f", 0, 100)}, list{encoded("f", 0, 100), truncate("g", 2000)}, Different},
 		"mode behind inline":            {list{encoded("f", 0, 100), chmod("f", 1)}, list{encoded("f", 0, 100), truncate("f", 2000)}, Different},
+		"bits behind a new owner":       {list{chown("f", 1)}, list{chown("f", 1), chmod("f", 0o4755)}, SetIDs},
+		"as before, and something else": {list{chown("f", 1), chmod("g", 1)}, list{chown("f", 1), chmod("f", 0o4755)}, Different},
+		"no bits behind a new owner":    {list{chown("f", 1)}, list{chown("f", 1), chmod("f", 0o755)}, Different},
+		"bits of another file":          {list{chown("f", 1)}, list{chown("f", 1), chmod("g", 0o4755)}, Different},
+		"bits without a new owner":      {list{write("f", 0, "a")}, list{write("f", 0, "a"), chmod("f", 0o4755)}, Different},
+		"the top's ACL last":            {list{setACL("", "x"), mkfile("f")}, list{mkfile("f"), setACL("", "x")}, TopLast},
+		"the top's ACL last, another":   {list{setACL("", "x"), mkfile("f")}, list{mkfile("f"), setACL("", "y")}, Different},
+		"the top's ACL first":           {list{setACL("", "x"), mkfile("f")}, list{setACL("", "x"), mkfile("f")}, SameBytes},
+		"the top's ACL before the last": {list{setACL("", "x"), mkfile("f"), mkfile("g")}, list{mkfile("f"), setACL("", "x"), mkfile("g")}, Different},
+		"another's ACL last":            {list{setACL("d", "x"), mkfile("f")}, list{mkfile("f"), setACL("d", "x")}, Different},
+		"the top's ACL away and back":   {list{mkfile("f")}, list{noACL(""), mkfile("f"), setACL("", "x")}, TopLast},
+		"the top's ACL away":            {list{mkfile("f")}, list{noACL(""), mkfile("f")}, Different},
+		"the top's ACL, and no other":   {list{mkfile("f")}, list{mkfile("f"), setACL("", "x")}, Different},
+		"the top's ACL to go":           {list{mkfile("f"), noACL("")}, list{noACL(""), mkfile("f")}, TopLast},
+		"the top's ACL stays":           {list{mkfile("f"), noACL("")}, list{noACL(""), mkfile("f"), setACL("", "x")}, Different},
 	} {
 		if got, where := Compare(t, streamOf(t, c.ours), streamOf(t, c.kernels)); got != c.want {
 			t.Errorf("%s: %v, want %v\n%s", name, got, c.want, where)
