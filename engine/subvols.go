@@ -154,8 +154,8 @@ func (fs *FS) SetDefaultSubvolume(ctx context.Context, id ondisk.TreeID) error {
 	return fs.subvols.SetDefault(ctx, id)
 }
 
-// SetReadonly turns a subvolume's read-only flag on or off; files that a crash left without a name are removed when it
-// becomes writable.
+// SetReadonly turns a subvolume's read-only flag on or off. When it becomes writable it loses its received UUID, and files
+// that a crash left without a name are removed.
 func (fs *FS) SetReadonly(ctx context.Context, id ondisk.TreeID, readonly bool) error {
 	tree, err := fs.Subvolume(ctx, id)
 	if err != nil {

@@ -27,8 +27,8 @@ type relations struct {
 	// frozen are subvolumes that have been read-only since they were made: of two of them that are related one can be sent
 	// against the other.
 	frozen map[ondisk.UUID]bool
-	// doubtful are UUIDs, given or received, of subvolumes that were made writable: what a receiver finds by them may be
-	// something else than what was sent.
+	// doubtful are UUIDs of subvolumes that were made writable: what a receiver finds by them may be something else than
+	// what was sent.
 	doubtful map[ondisk.UUID]bool
 }
 
@@ -40,9 +40,6 @@ func newRelations() relations {
 func (r *relations) thawed(in *subvol.Info) {
 	delete(r.frozen, in.UUID)
 	r.doubtful[in.UUID] = true
-	if !in.ReceivedUUID.IsZero() {
-		r.doubtful[in.ReceivedUUID] = true
-	}
 }
 
 // mayBeParent reports whether the differences from p to in can be sent: both are snapshots of one subvolume, or one is a

@@ -29,12 +29,10 @@ type client struct {
 	stages        []func() []state // nil: none
 	started, done atomic.Int64
 
-	open []handle
-	// doubtful are subvolumes that a receiver may take another one for, which was received from them and changed.
-	doubtful map[ondisk.TreeID]bool
-	acks     []ack
-	history  []string // the last operations, for messages
-	counts   *counts
+	open    []handle
+	acks    []ack
+	history []string // the last operations, for messages
+	counts  *counts
 }
 
 // handle is an open file. node is the model's inode once it has lost its last name.

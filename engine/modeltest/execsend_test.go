@@ -29,18 +29,12 @@ func (c *client) frozen() []string {
 func (c *client) related(v *vol) []string {
 	return slices.DeleteFunc(c.frozen(), func(name string) bool {
 		p := c.now[name]
-		return p.id == v.id || v.snapOf == 0 || p.snapOf != v.snapOf || c.doubtful[p.id]
+		return p.id == v.id || v.snapOf == 0 || p.snapOf != v.snapOf
 	})
 }
 
-// thaw notes that a subvolume may change from now on: it is no snapshot of anything any more, and who looks for the copy
-// of another may find this one.
-func (c *client) thaw(v *vol) {
-	if v.copyOf != 0 {
-		c.doubtful[v.copyOf] = true
-	}
-	v.snapOf = 0
-}
+// thaw notes that a subvolume may change from now on: it is neither a snapshot nor a copy of anything any more.
+func thaw(v *vol) { v.snapOf, v.copyOf = 0, 0 }
 
 // trySend does what concerns streams.
 func (c *client) trySend(ctx context.Context, o op, n *note) error {

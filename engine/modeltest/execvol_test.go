@@ -131,7 +131,7 @@ func (c *client) readonly(ctx context.Context, o op, n *note, name string, v *vo
 	c.w.shared.remove(name)
 	next := *v
 	if next.ro = ro; !ro {
-		c.thaw(&next)
+		thaw(&next)
 	}
 	var fatal error
 	_ = c.step(nil, func() (state, error) {

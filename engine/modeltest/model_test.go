@@ -39,8 +39,8 @@ type vol struct {
 	id    ondisk.TreeID // 0: not known, whatever it is
 	ro    bool
 	loose bool // inode numbers are not known
-	// snapOf is the subvolume that it is a snapshot of, if it has been read-only ever since. copyOf is the one that it was
-	// received from, or is a snapshot of such a one. 0: none.
+	// snapOf is the subvolume that it is a snapshot of, copyOf the one that it was received from, or that the subvolume was
+	// of which it is a snapshot, if it has been read-only ever since. 0: none.
 	snapOf, copyOf ondisk.TreeID
 	nodes          map[ondisk.ObjectID]*node
 }

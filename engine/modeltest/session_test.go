@@ -113,7 +113,7 @@ func newWorld(ctx context.Context, seed uint64, cfg config, ops [][]op, t *total
 	w := &world{cfg: cfg, seed: seed, mem: disk.NewMem(deviceName, cfg.size), totals: t}
 	w.clock.Store(1_700_000_000_000_000_000)
 	for i := range cfg.clients {
-		w.clients = append(w.clients, &client{w: w, id: i, ops: ops[i], counts: &t.counts, doubtful: map[ondisk.TreeID]bool{}})
+		w.clients = append(w.clients, &client{w: w, id: i, ops: ops[i], counts: &t.counts})
 	}
 	f := engine.FormatOptions{Options: cfg.mkfs, Size: uint64(cfg.size), OpenOptions: w.options()}
 	f.Options.Now = w.now

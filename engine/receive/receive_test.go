@@ -229,7 +229,15 @@ func TestRefused(t *testing.T) {
 	id, err := im.fs.SubvolumeAt(t.Context(), "s")
 	im.must(err)
 	im.must(im.fs.SetReadonly(t.Context(), id, false))
-	if err := im.errReceive(newScript(t, 1).snapshot("n", uuidA).end(), receive.Options{}); !errors.Is(err, fserr.ErrInvalid) {
+	if err := im.errReceive(newScript(t, 1).snapshot("n", uuidA).end(), receive.Options{}); !errors.Is(err, fserr.ErrNotFound) {
+		t.Errorf("parent that was received and made writable: %v", err)
+	}
+	in, err := im.fs.SubvolumeInfo(t.Context(), "s")
+	im.must(err)
+	if !in.ReceivedUUID.IsZero() || in.STransID != 0 || in.RTransID != 0 || in.Sent.Unix() != 0 || in.Receive.Unix() != 0 {
+		t.Errorf("made writable, it says that it was received: %+v", in)
+	}
+	if err := im.errReceive(newScript(t, 1).snapshot("n", string(in.UUID[:])).end(), receive.Options{}); !errors.Is(err, fserr.ErrInvalid) {
 		t.Errorf("writable parent: %v", err)
 	}
 	im.close()

@@ -168,12 +168,9 @@ func (s *sender) sendSubvol(name string) error {
 	return s.end()
 }
 
-// identify adds by what a receiver knows a subvolume: if it was itself received, by what its original was.
+// identify adds by what a receiver knows a subvolume.
 func (s *sender) identify(id, transid sendstream.AttrType, t *tree) {
-	u := t.item.ReceivedUUID()
-	if u.IsZero() {
-		u = t.item.UUID()
-	}
+	u := t.named()
 	s.enc.Bytes(id, u[:])
 	s.enc.Uint64(transid, uint64(t.item.CTransID()))
 }

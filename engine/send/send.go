@@ -228,6 +228,7 @@ func (s *sender) open() (err error) {
 		}
 		s.sources = append(s.sources, t)
 	}
+	s.tellApart()
 	slices.SortFunc(s.sources, func(a, b *tree) int { return cmp.Compare(a.id, b.id) })
 	for i, t := range s.sources {
 		t.source = i
@@ -236,6 +237,20 @@ func (s *sender) open() (err error) {
 		return err
 	}
 	return s.quiesce()
+}
+
+// tellApart leaves out the clone sources that a receiver would take another subvolume for. It knows them by the UUID that
+// the stream says, and where the kernel has made a received subvolume writable, each later snapshot of it has the same
+// received UUID, whatever it holds.
+func (s *sender) tellApart() {
+	named := map[ondisk.UUID]int{}
+	for _, t := range s.sources {
+		named[t.named()]++
+	}
+	if s.parent != nil && !slices.Contains(s.sources, s.parent) {
+		named[s.parent.named()]++
+	}
+	s.sources = slices.DeleteFunc(s.sources, func(t *tree) bool { return t != s.send && named[t.named()] > 1 })
 }
 
 func (s *sender) close() {

@@ -116,6 +116,14 @@ func (t *tree) search(fn func() error) error {
 	}
 }
 
+// named is the UUID by which a receiver knows the subvolume: its original's, if it was itself received.
+func (t *tree) named() ondisk.UUID {
+	if u := t.item.ReceivedUUID(); !u.IsZero() {
+		return u
+	}
+	return t.item.UUID()
+}
+
 func parseInode(t *tree, ino ondisk.ObjectID, item []byte) (inodeInfo, error) {
 	if len(item) < ondisk.InodeItemSize {
 		return inodeInfo{}, t.corrupt(ino, "inode item of %d bytes", len(item))

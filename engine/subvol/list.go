@@ -176,6 +176,10 @@ func (m *Manager) SetDefault(ctx context.Context, id ondisk.TreeID) error {
 }
 
 // SetReadonly turns a subvolume's read-only flag on or off. fserr.ErrPerm if it is being sent and is to become writable.
+//
+// What becomes writable is no longer what was received: it loses its received UUID, as btrfs property set -f has it (the
+// kernel's ioctl alone leaves it). Else its later snapshots would all claim to be that one subvolume, and streams between
+// them would name one when they mean another.
 func (m *Manager) SetReadonly(ctx context.Context, id ondisk.TreeID, ro bool) error {
 	if !ro {
 		sendable, err := m.sends.close(id, "made writable")
@@ -194,17 +198,33 @@ func (m *Manager) SetReadonly(ctx context.Context, id ondisk.TreeID, ro bool) er
 	}
 	before := tree.ReadOnly()
 	tree.SetReadOnly(ro)
-	h, err := m.db.Start(ctx, 1)
+	h, err := m.db.Start(ctx, 2) // the root item, the received UUID
 	if err != nil {
 		tree.SetReadOnly(before)
 		return err
 	}
+	var received ondisk.UUID
 	root.Update(h, func(it *ondisk.RootItem) {
 		flags := it.Flags() &^ ondisk.RootSubvolReadonly
 		if ro {
 			flags |= ondisk.RootSubvolReadonly
+		} else {
+			received = it.ReceivedUUID()
+			forgetReceived(it)
 		}
 		it.SetFlags(flags)
 	})
+	if err := m.removeUUID(context.WithoutCancel(ctx), h, received, ondisk.UUIDKeyReceived, id); err != nil {
+		h.Abort(fmt.Errorf("make subvolume %d writable: %w", id, err))
+	}
 	return h.End(ctx)
+}
+
+// forgetReceived makes a subvolume one that was not received.
+func forgetReceived(it *ondisk.RootItem) {
+	it.SetReceivedUUID(ondisk.UUID{})
+	it.SetSTransID(0)
+	it.SetRTransID(0)
+	it.SetSTime(ondisk.Timespec{})
+	it.SetRTime(ondisk.Timespec{})
 }

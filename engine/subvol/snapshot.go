@@ -225,11 +225,7 @@ func (p *pendingSnapshot) item(h *txn.Handle, addr ondisk.Logical, level uint8) 
 	if p.spec.Readonly {
 		flags |= ondisk.RootSubvolReadonly
 	} else {
-		it.SetReceivedUUID(ondisk.UUID{})
-		it.SetSTransID(0)
-		it.SetRTransID(0)
-		it.SetSTime(ondisk.Timespec{})
-		it.SetRTime(ondisk.Timespec{})
+		forgetReceived(&it)
 	}
 	it.SetFlags(flags)
 	it.SetDropProgress(ondisk.Key{})
