@@ -118,8 +118,8 @@ func (c *cloneSearch) follow(refs []dataRef) (done bool, err error) {
 			return false, err
 		}
 		for _, v := range list {
-			if c.offerKnown(&v) {
-				return true, nil
+			if done, err := c.offerKnown(&v); done || err != nil {
+				return done, err
 			}
 			n := slices.IndexFunc(c.all, func(f found) bool { return f.ref == r && f.leaf == v.leaf })
 			if n < 0 {
@@ -146,9 +146,14 @@ func (c *cloneSearch) follow(refs []dataRef) (done bool, err error) {
 }
 
 // offerKnown considers a sight at once if the trees of its leaf are known.
-func (c *cloneSearch) offerKnown(v *sight) (done bool) {
-	trees, ok := c.s.leaves.get(v.leaf)
-	return ok && slices.ContainsFunc(trees, func(t *tree) bool { return c.consider(t, v) })
+func (c *cloneSearch) offerKnown(v *sight) (done bool, err error) {
+	trees, _ := c.s.leaves.get(v.leaf)
+	for _, t := range trees {
+		if done, err = c.consider(t, v); done || err != nil {
+			break
+		}
+	}
+	return done, err
 }
 
 // offer considers what is in the leaves.
@@ -170,8 +175,8 @@ func (c *cloneSearch) offer() error {
 		}
 		for _, t := range trees {
 			for n := range l.sights {
-				if c.consider(t, &l.sights[n]) {
-					return nil
+				if done, err := c.consider(t, &l.sights[n]); done || err != nil {
+					return err
 				}
 			}
 		}
@@ -180,19 +185,23 @@ func (c *cloneSearch) offer() error {
 }
 
 // consider takes a sight in a tree as the best source so far, if it is one; done tells that there can be no better one.
-func (c *cloneSearch) consider(t *tree, v *sight) (done bool) {
+func (c *cloneSearch) consider(t *tree, v *sight) (done bool, err error) {
 	cur := &c.s.cur
 	if t == c.s.send {
 		switch {
 		case v.ino > cur.ino: // the receiver does not have it yet
-			return false
+			return false, nil
 		case v.ino == cur.ino && (v.off == c.e.start || v.off+c.want > cur.written):
-			return false
+			return false, nil
 		}
 	}
 	if v.num <= c.best[t.source].num {
-		return false
+		return false, nil
+	}
+	in, err := t.inode(v.ino)
+	if err != nil || !in.linked() { // without a name since it was open when the snapshot was taken: no receiver has it
+		return false, err
 	}
 	c.best[t.source] = cloneSource{t, v.ino, v.off, v.num}
-	return v.num >= c.want
+	return v.num >= c.want, nil
 }
