@@ -15,8 +15,9 @@
 //
 //	idle                 nothing queued; the next Write starts the goroutine
 //	writing              one batch is on its way to the devices; Writes gather behind it, up to Limit bytes
-//	failed               a batch failed: every Write and Drain returns its error, for ever, and so does every Wait for what
-//	                     was in that batch or behind it: the devices may hold anything there; the owner aborts
+//	failed               a batch failed and the owner, who aborts, has been told: from then on every Write and Drain returns
+//	                     the error, for ever, and so does every Wait for what was in that batch or behind it, since the
+//	                     devices may hold anything there
 //
 // mu guards all of it and is a leaf: it is never held over I/O.
 package ordered
@@ -44,7 +45,7 @@ type Options struct {
 	Writer Writer
 	Pool   *disk.Pool // buffers of the copies
 	Limit  int        // bytes that may be queued, the batch on its way included; 0 means DefaultLimit
-	// Failed is told the first error, once, from the writing goroutine. May be nil.
+	// Failed is told the first error, once, from the writing goroutine, before any call returns it. May be nil.
 	Failed func(error)
 }
 
@@ -214,8 +215,11 @@ func (q *Queue) write(batch []piece) error {
 
 // ended gives the batch's buffers back and wakes everybody who waits.
 func (q *Queue) ended(batch []piece, err error) {
+	first := err != nil && !q.failed.Load() // failed is set below, by this goroutine only
+	if first && q.o.Failed != nil {
+		q.o.Failed(err) // before anybody can see the error: whoever meets it finds the owner told
+	}
 	q.mu.Lock()
-	first := err != nil && q.err == nil
 	if first {
 		q.err, q.lost = err, batch
 		q.failed.Store(true) // before pending may become 0
@@ -231,9 +235,6 @@ func (q *Queue) ended(batch []piece, err error) {
 	q.mu.Unlock()
 	for _, p := range batch {
 		q.o.Pool.Put(p.buf)
-	}
-	if first && q.o.Failed != nil {
-		q.o.Failed(err)
 	}
 }
 

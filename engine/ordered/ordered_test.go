@@ -6,6 +6,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -149,6 +150,42 @@ func TestFailure(t *testing.T) {
 	if len(told) != 0 {
 		t.Error("the failure was told twice")
 	}
+}
+
+// TestToldFirst: nobody sees an error before the owner has been told, so whoever meets one finds the file system read-only.
+func TestToldFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := errors.New("broken")
+		var q *Queue
+		var seen atomic.Int32
+		pool := disk.NewPool()
+		q = New(Options{Writer: &memory{b: make([]byte, 8192), err: broken}, Pool: pool, Failed: func(error) {
+			synctest.Wait() // all who can go on have done so
+			if n := seen.Load(); n != 0 {
+				t.Errorf("%d have seen the error, and the owner was not told", n)
+			}
+		}})
+		if err := q.Write(t.Context(), 0, make([]byte, 4096)); err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for _, call := range []func() error{
+			func() error { return q.Drain(t.Context()) },
+			func() error { return q.Wait(t.Context(), 0, 4096) },
+		} {
+			wg.Go(func() {
+				if err := call(); !errors.Is(err, broken) {
+					t.Errorf("the error was lost: %v", err)
+				}
+				seen.Add(1)
+			})
+		}
+		wg.Wait()
+		q.Close()
+		if err := pool.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestCloseBesideTheGoroutine closes a queue whose goroutine has told of its last batch but not ended yet.
