@@ -100,7 +100,7 @@ func TestSecondSignal(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { done <- cmd.Wait() }()
-	deadline := time.After(time.Minute)
+	deadline := time.After(5 * time.Minute)
 	for tick := time.NewTicker(10 * time.Millisecond); ; {
 		select {
 		case err := <-done:

@@ -29,7 +29,7 @@ func TestTorn(t *testing.T) {
 	v := l.open(readonly, commitview.Options{Policy: commitview.Shared, AllowUnsafe: true})
 	defer v.Close()
 
-	ctx, cancel := context.WithTimeout(l.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(l.ctx, 10*time.Minute) // only so that a search without an end ends, too
 	defer cancel()
 	rounds := 3000
 	if raceDetector {

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -114,14 +113,16 @@ func afterKill(t *testing.T, img, log string) bool {
 // readLog returns the manifest hash meant for each generation, and the last generation whose commit had finished.
 func readLog(t *testing.T, log string) (meant map[ondisk.Generation]string, done ondisk.Generation) {
 	meant = map[ondisk.Generation]string{}
-	f, err := os.Open(log)
+	text, err := os.ReadFile(log)
 	if os.IsNotExist(err) {
 		return meant, 0
 	}
 	must(t, err)
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		w := strings.Fields(s.Text())
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasSuffix(line, "\n") {
+			break // the kill has cut it off
+		}
+		w := strings.Fields(line)
 		n, err := strconv.ParseUint(w[1], 10, 64)
 		must(t, err)
 		if w[0] == "meant" {

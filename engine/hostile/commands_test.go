@@ -145,7 +145,7 @@ func readAll(t testing.TB, im *image) map[string]error {
 	t.Helper()
 	said := map[string]error{}
 	for _, c := range commands {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // only so that a loop without any work ends, too
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // only so that a loop without any work ends, too
 		dev := &budget{Device: im.dev}
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)

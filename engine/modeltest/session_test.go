@@ -137,7 +137,7 @@ func (w *world) run(ctx context.Context) error {
 		if !more {
 			w.plan = plan{end: endCommit}
 		}
-		if err := w.session(ctx, rng); err != nil {
+		if err := w.session(ctx); err != nil {
 			return fmt.Errorf("session %d (%v): %w", w.totals.sessions.Load(), w.plan, err)
 		}
 		w.totals.sessions.Add(1)
@@ -148,10 +148,12 @@ func (w *world) run(ctx context.Context) error {
 }
 
 // session opens the file system, finds out where it stands, lets the clients work, ends, and looks at what is left.
-func (w *world) session(ctx context.Context, rng *rand.Rand) error {
+func (w *world) session(ctx context.Context) error {
 	defer watchdog(fmt.Sprintf("seed %d, session %d (%v)", w.seed, w.totals.sessions.Load(), w.plan)).Stop()
 	if w.plan.fault == rot {
-		n, err := w.spoil(ctx, rng)
+		// A generator of its own: how often it is asked depends on what is on the device, and of that what a crash has left of
+		// what was not committed is a matter of time.
+		n, err := w.spoil(ctx, rand.New(rand.NewPCG(w.plan.seed, 23)))
 		if err != nil {
 			return err
 		}

@@ -50,7 +50,7 @@ func TestHostile(t *testing.T) {
 var errUnfit = errors.New("not written")
 
 func hostileOne(t *testing.T, rng *rand.Rand) error {
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // only so that a loop ends, too
 	defer cancel()
 	fs, err := engine.FormatDevice(ctx, disk.NewMem(filepath.Base(t.Name()), 128<<20), engine.FormatOptions{Options: mkfs.Default()})
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 
 const (
 	// patience bounds every wait for the kernel to let go of something (a busy mount, a loop device that udev
-	// is still probing). Reaching it is a failure of the test.
-	patience = 20 * time.Second
+	// is still probing). Reaching it is a failure of the test, so it is long enough for a machine that has no time.
+	patience = 3 * time.Minute
 	// pollEvery is the pause between two looks at something that the kernel offers no notification for.
 	pollEvery = 2 * time.Millisecond
 
