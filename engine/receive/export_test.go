@@ -9,6 +9,13 @@ import (
 	"imgtool/engine/ondisk"
 )
 
+// SetMaxDirs changes how many directories a receiver knows by their paths, and returns how to change it back.
+func SetMaxDirs(n int) (back func()) {
+	old := maxDirs
+	maxDirs = n
+	return func() { maxDirs = old }
+}
+
 // GiveUpBehindFailure sends a batch through a pipeline that cannot be inserted, for its directory is not there, and ends
 // the pipeline when the inserter has found that out and nobody has asked yet, as a receiver does that gives up.
 func GiveUpBehindFailure(ctx context.Context, tree *inode.FileTree, pool *disk.Pool) {

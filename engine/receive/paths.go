@@ -18,7 +18,8 @@ type paths struct {
 	// dirs knows directories by their paths. With a directory it knows all those above, so that a path that is not in it
 	// has nothing below it in it either. Nobody else changes the tree, so what it knows stays true until a command says
 	// otherwise.
-	dirs map[string]ondisk.ObjectID
+	dirs  map[string]ondisk.ObjectID
+	bytes int // of the paths in dirs
 	// last is what was found last: the commands for one inode come together.
 	last    string
 	lastIno ondisk.ObjectID
@@ -47,8 +48,10 @@ func (c *coming) remove(e *entry) {
 	delete(c.dirs, e.Ino)
 }
 
-// maxDirs bounds the memory of dirs.
-const maxDirs = 1 << 16
+// maxDirs and maxDirBytes bound the memory of dirs.
+var maxDirs = 1 << 16 // tests have fewer
+
+const maxDirBytes = 8 << 20
 
 // maxPath is the longest path that a stream may have, in bytes: PATH_MAX of Linux without the terminating NUL. Neither
 // the kernel's send nor its receive know longer ones. It bounds how deep a path is walked, too.
@@ -74,7 +77,7 @@ func newPaths(tree *inode.FileTree) *paths {
 }
 
 func (p *paths) forgetAll() {
-	p.dirs = map[string]ondisk.ObjectID{"": inode.RootDir}
+	p.dirs, p.bytes = map[string]ondisk.ObjectID{"": inode.RootDir}, 0
 	p.last, p.lastIno = "", inode.RootDir
 }
 
@@ -89,11 +92,15 @@ func (p *paths) forget(path string) {
 func (p *paths) know(path string, ino ondisk.ObjectID, dir bool) {
 	p.last, p.lastIno = path, ino
 	if dir {
-		if len(p.dirs) >= maxDirs {
+		if len(p.dirs) >= maxDirs || p.bytes+len(path) > maxDirBytes {
 			p.forgetAll()
 			return
 		}
+		if _, known := p.dirs[path[:max(strings.LastIndexByte(path, '/'), 0)]]; !known {
+			return // those above have just been forgotten, and none is known without them
+		}
 		p.dirs[path] = ino
+		p.bytes += len(path)
 	}
 }
 
