@@ -75,8 +75,8 @@ const MaxBulkDirs = len(lockset{}.idx)
 
 // Bulk makes many inodes as one operation, which costs a small part of what as many operations would: neighbouring
 // items go into the tree together, and the data goes to the device in one piece. StartBulk begins to write the data,
-// Insert waits for that and makes the trees tell of it; between the two the next Bulks of other directories may start. It belongs to one goroutine at a
-// time.
+// Insert waits for that and makes the trees tell of it, or Abandon does not; between the two the next Bulks of other
+// directories may start. It belongs to one goroutine at a time.
 type Bulk struct {
 	o      op
 	b      *Batch
@@ -108,7 +108,7 @@ func (t *FileTree) ReserveInos(ctx context.Context, n int) (first ondisk.ObjectI
 	return ondisk.ObjectID(end - uint64(n)), nil
 }
 
-// StartBulk locks the directories, starts the operation and begins to write the data. Insert must follow. Errors: those of
+// StartBulk locks the directories, starts the operation and begins to write the data. Insert or Abandon must follow. Errors: those of
 // Create and WriteAt; nothing has changed then.
 func (t *FileTree) StartBulk(ctx context.Context, b *Batch) (*Bulk, error) {
 	dirs, err := t.checkBatch(b)

@@ -29,6 +29,14 @@ func (k *Bulk) Insert(ctx context.Context) error {
 	return k.o.end(ctx, err)
 }
 
+// Abandon ends the operation in place of Insert: nothing has changed.
+func (k *Bulk) Abandon(ctx context.Context) error {
+	defer k.locks.unlock()
+	_ = k.wait() // nobody is told of the data
+	k.unalloc()
+	return k.o.end(ctx, nil)
+}
+
 // checkRoom finds out whether the names fit the DIR_ITEMs of their hashes, which would otherwise show when half of the
 // batch is in the tree.
 func (k *Bulk) checkRoom(ctx context.Context) error {

@@ -14,6 +14,8 @@ const (
 	batchData    = 2 << 20 // bytes of data of a batch, at most
 	batchEntries = 512
 	batchAttrs   = 512
+	batchXattrs  = 1 << 20   // bytes of extended attributes, at most, and
+	entryXattrs  = 64        // how many an entry has; what is more is set behind the batch
 	largeFile    = 512 << 10 // bytes; a file that grows beyond gets its data behind the batch
 )
 
@@ -39,6 +41,7 @@ type batch struct {
 	attrsAt []place                    // of the last command for each of Attrs
 	buf     []byte                     // pooled
 	used    int                        // bytes of buf
+	xattrs  int                        // bytes of extended attributes that entries have been given
 	open    *entry                     // the file at the end of buf, whose content may go on growing
 	inline  int                        // InlineLimit
 }

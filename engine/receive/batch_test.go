@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"imgtool/disk"
@@ -128,4 +129,67 @@ func TestGiveUpBehindFailure(t *testing.T) {
 		t.Error(err)
 	}
 	im.close()
+}
+
+// TestMovedOn: a file that its batch has no more room for moves to the next one. The times that its directory has got
+// meanwhile stay.
+func TestMovedOn(t *testing.T) {
+	b := newBase(t)
+	for _, dir := range []string{"", "d", "old"} {
+		g := newScript(t, 1).subvol("s").path(sendstream.CmdMkdir, "old")
+		g.do(sendstream.CmdLink, attrPath, "hard", attrLink, "old/none") // settles
+		g.path(sendstream.CmdMkdir, "d")
+		for i := range 6 { // the last is the one too many
+			name := fmt.Sprint("f", i)
+			if dir != "" {
+				g.path(sendstream.CmdMkfile, "temp").do(sendstream.CmdRename, attrPath, "temp", attrPathTo, dir+"/"+name)
+				name = dir + "/" + name
+			} else {
+				g.path(sendstream.CmdMkfile, name)
+			}
+			g.times(dir)
+			for off := 0; off < 400<<10; off += 40 << 10 {
+				g.write(name, off, string(make([]byte, 40<<10)))
+			}
+		}
+		b.likePlain(t, g.end())
+	}
+}
+
+// TestRedoInOrder: a batch that has been started behind one that cannot be inserted does not come before it.
+func TestRedoInOrder(t *testing.T) {
+	im := newImage(t, 128<<20)
+	tree, err := im.fs.Subvolume(t.Context(), ondisk.FSTree)
+	im.must(err)
+	ino, err := tree.Mkdir(t.Context(), inode.RootDir, "d", inode.Attr{Mode: 0o755})
+	im.must(err)
+	pool := disk.NewPool()
+	receive.RedoBehindFailure(t.Context(), tree, pool, ino, 1, 2)
+	im.must(pool.Close())
+	it, err := tree.Inode(t.Context(), ino)
+	im.must(err)
+	if got := it.MTime().Sec; got != 2 {
+		t.Errorf("the time is %d, set by the first batch last", got)
+	}
+	im.close()
+}
+
+// TestXattrsBounded: what a batch holds of attributes is bounded, and what a file has beyond is set all the same.
+func TestXattrsBounded(t *testing.T) {
+	im := newImage(t, 128<<20)
+	tree, err := im.fs.Subvolume(t.Context(), ondisk.FSTree)
+	im.must(err)
+	pool := disk.NewPool()
+	for _, size := range []int{0, 16000} {
+		if n := receive.GatherXattrs(tree, pool, size); n < 10 || n > 100 {
+			t.Errorf("%d attributes of %d bytes wait in one batch", n, size)
+		}
+	}
+	im.must(pool.Close())
+	im.close()
+	g := newScript(t, 1).subvol("s").path(sendstream.CmdMkfile, "f")
+	for i := range 150 {
+		g.do(sendstream.CmdSetXattr, attrPath, "f", sendstream.AttrXattrName, fmt.Sprint("user.", i%140), sendstream.AttrXattrData, strings.Repeat("v", i*100))
+	}
+	newBase(t).likePlain(t, g.path(sendstream.CmdMkfile, "g").end())
 }

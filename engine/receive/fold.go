@@ -201,10 +201,11 @@ func (r *receiver) maySet(ctx context.Context, path string, ino ondisk.ObjectID)
 	return ok, nil
 }
 
-// entryXattr gives an entry of the batch an attribute; false if there is no such entry, or none that can have it.
+// entryXattr gives an entry of the batch an attribute; false if there is no such entry, or none that can have it, or they
+// have too many.
 func (r *receiver) entryXattr(path string, x inode.Xattr) bool {
-	e := r.entry(path)
-	if e == nil {
+	e, n := r.entry(path), len(x.Name)+len(x.Value)
+	if e == nil || len(e.Attr.Xattrs) >= entryXattrs || r.cur.xattrs+n > batchXattrs {
 		return false
 	}
 	xs := make([]inode.Xattr, 0, len(e.Attr.Xattrs)+1)
@@ -217,6 +218,7 @@ func (r *receiver) entryXattr(path string, x inode.Xattr) bool {
 		return false
 	}
 	e.Attr.Xattrs = xs
+	r.cur.xattrs += n
 	return true
 }
 
@@ -237,6 +239,9 @@ func (r *receiver) makeRoom(ctx context.Context, e *entry, n int) {
 	full := r.cur
 	r.cur = newBatch(r.buffers, r.sub.Tree)
 	full.moveOpen(r.cur)
+	if i, ok := full.attrs[e.Dir]; ok { // its directory gains it only now, and keeps the times that the stream has given it
+		r.cur.setAttrs(e.Dir, full.Attrs[i].Set, full.attrsAt[i])
+	}
 	r.send(ctx, full) // what is there besides took its room, so it is not empty
 }
 

@@ -39,7 +39,7 @@ type pipeline struct {
 	mu       sync.Mutex
 	failed   []error
 	finished []*batch // their inodes are in the tree, or have failed
-	redo     []*batch // could not be inserted, and have changed nothing
+	redo     []*batch // could not be inserted, or came behind such a one, and have changed nothing
 }
 
 // step is a batch, an operation, or the wish to know when all before it are done.
@@ -151,17 +151,22 @@ func (p *pipeline) startBatch(ctx context.Context, b *batch) {
 	p.started <- startedBatch{ctx, b, bulk}
 }
 
-// insert is the inserter.
+// insert is the inserter. Behind a batch that could not be inserted it inserts none: the order is that of the stream.
 func (p *pipeline) insert() {
 	for s := range p.started {
-		err := s.bulk.Insert(s.ctx)
-		if err == nil {
+		p.mu.Lock()
+		behind := len(p.redo) > 0
+		p.mu.Unlock()
+		if behind {
+			_ = s.bulk.Abandon(s.ctx) // what it could say is said again
+		} else if err := s.bulk.Insert(s.ctx); err == nil {
 			p.finish(s.b)
-		} else {
-			p.mu.Lock()
-			p.redo = append(p.redo, s.b)
-			p.mu.Unlock()
+			p.busy.Done()
+			continue
 		}
+		p.mu.Lock()
+		p.redo = append(p.redo, s.b)
+		p.mu.Unlock()
 		p.busy.Done()
 	}
 }
