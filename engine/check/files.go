@@ -203,6 +203,7 @@ func (l *leafScan) extent(k ondisk.Key, item []byte) {
 	}
 	var full ondisk.FileExtentItem // an inline extent may be shorter
 	copy(full[:], item)
+	f.nul = full.Type() == ondisk.FileExtentInline && len(item) > 0 && item[len(item)-1] == 0
 	if full.Type() == ondisk.FileExtentInline {
 		n := full.RAMBytes()
 		f.addRange(k.Offset, k.Offset+(n+c.sector-1)&^(c.sector-1), n)

@@ -172,6 +172,7 @@ func TestOtherFormats(t *testing.T) {
 	for i, args := range [][]string{
 		{"-O", "block-group-tree", "--csum", "sha256", "-r", src}, {"-O", "^skinny-metadata,^no-holes,^free-space-tree", "-r", src},
 		{"-M", "--csum", "blake2", "-r", src}, {"-n", "65536", "-O", "quota,raid56", "-r", src},
+		{"-O", "squota", "-r", src},
 	} {
 		img := filepath.Join(t.TempDir(), fmt.Sprint("img", i))
 		oracle.Mkfs(t, img, 200*mib, args...)

@@ -91,7 +91,11 @@ func (p *printer) qgroup(t ondisk.ItemType, item []byte) {
 		if more := flagString(s.Flags(), qgroupBits, ""); more != "" {
 			flags += "|" + more
 		}
-		p.item("version %d generation %d flags %s scan %d", s.Version(), uint64(s.Generation()), flags, s.Rescan())
+		since := ""
+		if s.Flags()&ondisk.QgroupStatusSimple != 0 && len(item) >= ondisk.QgroupStatusItemSize+8 {
+			since = fmt.Sprintf(" enable_gen %d", u64(item, ondisk.QgroupStatusItemSize/8)) // only simple quotas have it
+		}
+		p.item("version %d generation %d flags %s scan %d%s", s.Version(), uint64(s.Generation()), flags, s.Rescan(), since)
 	case ondisk.QgroupInfoKey:
 		p.item("generation %d", u64(item, 0))
 		p.item("referenced %d referenced_compressed %d", u64(item, 1), u64(item, 2))
