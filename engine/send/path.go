@@ -219,12 +219,13 @@ const (
 )
 
 // stateOf returns an inode's state and its generation in both trees, 0 where it is not. An inode without links counts as
-// not there.
+// not there. Generation 0 is one like others: mkfs.btrfs --rootdir gives it to all inodes.
 func (s *sender) stateOf(id inoGen) (st state, left, right ondisk.Generation, err error) {
 	in, err := s.send.inode(id.ino)
 	if err != nil {
 		return 0, 0, 0, err
 	}
+	inSent, inParent := in.linked() && in.gen == id.gen, false
 	if in.linked() {
 		left = in.gen
 	}
@@ -232,21 +233,22 @@ func (s *sender) stateOf(id inoGen) (st state, left, right ondisk.Generation, er
 		if in, err = s.parent.inode(id.ino); err != nil {
 			return 0, 0, 0, err
 		}
+		inParent = in.linked() && in.gen == id.gen
 		if in.linked() {
 			right = in.gen
 		}
 	}
 	passed := id.ino < s.progress
 	switch {
-	case left == id.gen && right == id.gen:
+	case inSent && inParent:
 		return unchanged, left, right, nil
-	case left == id.gen && passed:
+	case inSent && passed:
 		return didCreate, left, right, nil
-	case left == id.gen:
+	case inSent:
 		return willCreate, left, right, nil
-	case right == id.gen && passed:
+	case inParent && passed:
 		return didDelete, left, right, nil
-	case right == id.gen:
+	case inParent:
 		return willDelete, left, right, nil
 	}
 	return 0, left, right, s.send.corrupt(id.ino, "of generation %d it is in neither tree, though a name refers to it", id.gen)

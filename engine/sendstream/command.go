@@ -36,8 +36,18 @@ func (c *Command) Bytes(t AttrType) []byte {
 	return b
 }
 
-// String returns a value as a string, which it copies.
-func (c *Command) String(t AttrType) string { return string(c.Bytes(t)) }
+// String returns a value as a string, which it copies. A link's target comes without the NUL that it may have at its end.
+func (c *Command) String(t AttrType) string {
+	v := c.Bytes(t)
+	if t == AttrPathLink {
+		v = withoutNUL(v)
+	}
+	return string(v)
+}
+
+// withoutNUL takes one NUL from the end of a link's target. The kernel sends the target as the inode holds it, and
+// mkfs.btrfs --rootdir stores it with the NUL; btrfs receive, which is written in C, does not notice.
+func withoutNUL(target []byte) []byte { return bytes.TrimSuffix(target, []byte{0}) }
 
 // Uint returns a number of any size up to eight bytes, 0 if it is missing.
 func (c *Command) Uint(t AttrType) uint64 {
@@ -113,7 +123,11 @@ func (a *Attr) check() error {
 	}
 	switch a.Type {
 	case AttrPath, AttrPathTo, AttrPathLink, AttrClonePath, AttrXattrName:
-		if bytes.IndexByte(a.Value, 0) >= 0 {
+		v := a.Value
+		if a.Type == AttrPathLink {
+			v = withoutNUL(v)
+		}
+		if bytes.IndexByte(v, 0) >= 0 {
 			return fmt.Errorf("%v with a NUL in it", a.Type)
 		}
 	case AttrATime, AttrMTime, AttrCTime, AttrOTime:

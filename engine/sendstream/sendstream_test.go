@@ -165,6 +165,23 @@ func TestUnknownAttribute(t *testing.T) {
 	}
 }
 
+// TestTargetWithNUL: a link's target may have one at its end, which does not belong to it.
+func TestTargetWithNUL(t *testing.T) {
+	r := NewReader(bytes.NewReader(raw(1, CmdSymlink, path+"\x11\x00\x02\x00t\x00")))
+	if err := r.Begin(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := r.Next()
+	if err != nil || c.String(AttrPathLink) != "t" {
+		t.Fatal(c, err)
+	}
+	for _, bad := range []string{"\x11\x00\x03\x00t\x00\x00", "\x11\x00\x03\x00t\x00u"} {
+		if _, _, err := copyStream(raw(1, CmdSymlink, path+bad)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%q: %v", bad, err)
+		}
+	}
+}
+
 // TestCut: a stream cut anywhere is refused, but for a cut between two streams.
 func TestCut(t *testing.T) {
 	in := sample(t, 2)
