@@ -239,5 +239,5 @@ func otherWriter(fs *engine.FS, seed uint64) {
 	if err != nil {
 		return
 	}
-	_ = writer(ctx, fs, id, rnd, 1<<30)
+	_ = writer(ctx, fs, id, rnd, func(int) bool { return true })
 }
