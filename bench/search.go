@@ -250,13 +250,14 @@ func (l *searchLab) rounds(ctx context.Context) (m *measured, err error) {
 }
 
 // commits takes snapshots of the read-only subvolume, one commit each, until the returned function is called, which says
-// how many there were.
+// how many there were: at least one, which has begun when commits returns.
 func (l *searchLab) commits(ctx context.Context) (stop func() (uint64, error)) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan error, 1)
-	n := uint64(0)
+	n, begun := uint64(0), make(chan struct{})
 	go func() {
-		for ctx.Err() == nil {
+		close(begun)
+		for first := true; first || ctx.Err() == nil; first = false {
 			_, err := l.f.Subvols().Snapshot(context.WithoutCancel(ctx), subvol.SnapshotSpec{
 				Source: l.readonly, Dest: subvol.Place{Tree: ondisk.FSTree, Dir: inode.RootDir, Name: fmt.Sprintf("snapshot-%d", n)}, Readonly: true,
 			})
@@ -268,6 +269,7 @@ func (l *searchLab) commits(ctx context.Context) (stop func() (uint64, error)) {
 		}
 		done <- nil
 	}()
+	<-begun
 	return func() (uint64, error) {
 		cancel()
 		err := <-done
