@@ -202,9 +202,10 @@ func TestOldSpaceCache(t *testing.T) {
 }
 
 // workload fills img through the kernel. synced becomes a copy after a commit, live one as a crash would leave it: with
-// a log tree, an inode orphan and, unless it was too quick, a paused balance.
+// a log tree, an inode orphan and, unless it was too quick, a paused balance. The kernel commits when it is told to, not
+// every 30 seconds: that would take the log away, or change the image while it is being copied.
 func workload(t *testing.T, img, synced, live string) {
-	m := oracle.Mount(t, img, oracle.Opts("compress=zstd"))
+	m := oracle.Mount(t, img, oracle.Opts("compress=zstd", "commit=300"))
 	oracle.Run(t, "sh", "-ec", `cd "$0"
 btrfs quota enable .
 btrfs -q subvolume create sub
