@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	iofs "io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -214,14 +215,23 @@ func TestDeterminism(t *testing.T) {
 	oracle.NeedRoot(t)
 	src := t.TempDir()
 	buildTree(t, src)
+	// Reading moves access times unless they are later than the changes (relatime), and how often is a matter of the clock's
+	// ticks.
+	must(t, filepath.WalkDir(src, func(path string, _ iofs.DirEntry, err error) error {
+		if err == nil {
+			ts := []unix.Timespec{{Sec: 1 << 33}, {Nsec: unix.UTIME_OMIT}}
+			err = unix.UtimesNanoAt(unix.AT_FDCWD, path, ts, unix.AT_SYMLINK_NOFOLLOW)
+		}
+		return err
+	}))
 	var first []byte
-	for i := range 3 {
+	for i := range 2 {
 		fs, img := newImage(t, 400<<20, func(o *mkfs.Options) { o.Now = func() time.Time { return time.Unix(1e9, 0) } })
 		importInto(t, fs, src, copytree.ImportOptions{TopAttrs: true})
 		must(t, fs.Close())
 		out := stripHeaders([]byte(oracle.Btrfs(t, "inspect-internal", "dump-tree", "-t", "fs", img)))
-		if i < 2 {
-			first = out // the first import itself moves access times of links and directories
+		if i == 0 {
+			first = out
 		} else if !bytes.Equal(first, out) {
 			t.Fatalf("two imports of one tree differ:\n%s", oracle.ManifestDiff(first, out))
 		}
