@@ -120,7 +120,7 @@ func (c *capture) rootItem(ctx context.Context, id ondisk.TreeID) (item ondisk.R
 		return item, fserr.Corruptf("root tree", uint64(ondisk.RootTree), uint64(c.roots.addr),
 			"a block of generation %d was re-used while a ticket of it lives", c.gen)
 	}
-	item = txn.DecodeRootItem(data)
+	item = txn.DecodeRootItem(id, data)
 	if id.IsSubvolume() && item.Refs() == 0 && !c.hidden {
 		return item, fmt.Errorf("subvolume %d is being deleted: %w", id, fserr.ErrNotFound)
 	}

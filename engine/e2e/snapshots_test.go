@@ -1,8 +1,12 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"syscall"
 	"testing"
 
 	"imgtool/engine"
@@ -125,4 +129,58 @@ func TestSnapshotsInOneCommit(t *testing.T) {
 	oracle.Run(t, "test", "-d", m.Path("b/inside"))
 	m.Unmount()
 	oracle.Check(t, img)
+}
+
+// TestReadonlyTop takes read-only snapshots of the top of a file system, of imgtool's own, of mkfs.btrfs, and of one whose
+// root item does not say that its flags were initialised, as btrfs-convert leaves it. They are read-only to the kernel,
+// which sends them.
+func TestReadonlyTop(t *testing.T) {
+	oracle.NeedRoot(t)
+	for _, c := range []struct {
+		name string
+		make func(img string)
+	}{
+		{"imgtool", func(img string) { oracle.Run(t, imgtool(t), "mkfs", "-q", "-b", "300M", img) }},
+		{"mkfs.btrfs", func(img string) { oracle.Mkfs(t, img, 300<<20) }},
+		{"not initialised", func(img string) {
+			oracle.Mkfs(t, img, 300<<20)
+			fs, err := engine.Open(t.Context(), img, engine.OpenOptions{})
+			must(t, err)
+			root, err := fs.DB().Root(t.Context(), ondisk.FSTree)
+			must(t, err)
+			h, err := fs.DB().Start(t.Context(), 1)
+			must(t, err)
+			root.Update(h, func(it *ondisk.RootItem) {
+				it.Inode().SetFlags(0)
+				it.SetFlags(ondisk.RootSubvolReadonly) // means nothing
+			})
+			must(t, h.End(t.Context()))
+			must(t, fs.Commit(t.Context()))
+			must(t, fs.Close())
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			img := filepath.Join(t.TempDir(), "img")
+			c.make(img)
+			fs, err := engine.Open(t.Context(), img, engine.OpenOptions{})
+			must(t, err)
+			tree, err := fs.Subvolume(t.Context(), ondisk.FSTree)
+			must(t, err)
+			_, err = tree.Create(t.Context(), inode.RootDir, "file", inode.Attr{Mode: 0o644})
+			must(t, err)
+			_, err = fs.Snapshot(t.Context(), "/", "/snap", true)
+			must(t, err)
+			_, err = fs.Snapshot(t.Context(), "/snap", "/again", true)
+			must(t, err)
+			finish(t, fs, img)
+			m := oracle.Mount(t, img)
+			for _, name := range []string{"snap", "again"} {
+				if err := os.WriteFile(m.Path(name, "new"), nil, 0o644); !errors.Is(err, syscall.EROFS) {
+					t.Errorf("writing into %s: %v, want EROFS", name, err)
+				}
+				m.KernelSend(name, "")
+			}
+			m.Unmount()
+		})
+	}
 }

@@ -97,6 +97,7 @@ func (s *seed) fillRootTree() {
 		it.SetBytenr(t.addr)
 		it.SetBytesUsed(uint64(s.o.NodeSize))
 		if t.owner == ondisk.FSTree {
+			it.Inode().SetFlags(ondisk.InodeRootInit) // else a snapshot's flags mean nothing to the kernel
 			it.SetRootDirID(ondisk.FirstFreeObjectID)
 			it.SetUUID(ondisk.NewUUID())
 			it.SetCTime(ondisk.TimeOf(s.o.Now()))

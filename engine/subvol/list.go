@@ -35,7 +35,7 @@ func (m *Manager) List(ctx context.Context) ([]Info, error) {
 	to := ondisk.Key{ObjectID: ondisk.LastFreeObjectID, Type: ondisk.RootItemKey, Offset: ^uint64(0)}
 	err := m.db.RootTree().Scan(ctx, from, to, func(k ondisk.Key, item []byte) (bool, error) {
 		if k.Type == ondisk.RootItemKey {
-			infos = append(infos, infoOf(ondisk.TreeID(k.ObjectID), txn.DecodeRootItem(item)))
+			infos = append(infos, infoOf(ondisk.TreeID(k.ObjectID), txn.DecodeRootItem(ondisk.TreeID(k.ObjectID), item)))
 		}
 		return true, nil
 	})

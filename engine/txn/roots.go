@@ -150,16 +150,23 @@ func (db *DB) findRootItem(ctx context.Context, id ondisk.TreeID) (ondisk.Key, o
 	if !ok || k.ObjectID != ondisk.ObjectID(id) || k.Type != ondisk.RootItemKey {
 		return k, item, fmt.Errorf("tree %v has no root item: %w", id, fserr.ErrNotFound)
 	}
-	return k, DecodeRootItem(data), nil
+	return k, DecodeRootItem(id, data), nil
 }
 
 // DecodeRootItem completes the short items of old kernels: when generation_v2 does not match, the fields behind it
-// were never written or are out of date and count as zero (fs/btrfs/root-tree.c, btrfs_read_root_item).
-func DecodeRootItem(data []byte) ondisk.RootItem {
+// were never written or are out of date and count as zero (fs/btrfs/root-tree.c, btrfs_read_root_item). A subvolume's
+// flags count only where its inode says that they were initialised, which btrfs-convert for one leaves out: the kernel
+// takes them as zero then and says so from there on (btrfs_check_and_init_root_item), in snapshots of it, too.
+func DecodeRootItem(id ondisk.TreeID, data []byte) ondisk.RootItem {
 	var item ondisk.RootItem
 	copy(item[:], data)
 	if len(data) < ondisk.RootItemSize || item.GenerationV2() != item.Generation() {
 		clear(item[239:])
+	}
+	if ino := item.Inode(); id.IsSubvolume() && ino.Flags()&ondisk.InodeRootInit == 0 {
+		ino.SetFlags(ino.Flags() | ondisk.InodeRootInit)
+		item.SetFlags(0)
+		item.SetByteLimit(0)
 	}
 	return item
 }
