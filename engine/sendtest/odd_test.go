@@ -13,7 +13,6 @@ import (
 	"imgtool/engine"
 	"imgtool/engine/internal/oracle"
 	"imgtool/engine/internal/samestream"
-	"imgtool/engine/mkfs"
 )
 
 // oddScene is content that generate does not make: how it is made in an empty subvolume, and what changes then.
@@ -168,7 +167,7 @@ func sendOdd(t *testing.T, c config) {
 	t.Logf("streams: %v", alike)
 	toKernel(t, list)
 	toOurs(t, c, list, false)
-	mem, fs := newMem(t, mkfs.Default())
+	mem, fs := newMem(t, c.options(t))
 	for _, p := range list {
 		r := &reception{pair: p.pair, fs: fs}
 		for i, letter := range []string{"a", "b"} {

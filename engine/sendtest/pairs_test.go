@@ -53,6 +53,21 @@ func configOf(seed uint64, i, pairs int) config {
 	return c
 }
 
+// options are mkfs for our own.
+func (c config) options(t testing.TB) mkfs.Options {
+	t.Helper()
+	o := mkfs.Default()
+	for i := 0; i+1 < len(c.mkfs); i += 2 {
+		switch c.mkfs[i] {
+		case "-n":
+			o.NodeSize = 4096
+		case "-O":
+			must(t, o.Features.Parse(c.mkfs[i+1]))
+		}
+	}
+	return o
+}
+
 // pair is one that was made.
 type pair struct {
 	prefix    string
@@ -82,16 +97,7 @@ func makeSource(t *testing.T, c config, with func(m *oracle.Mounted, p *pair)) *
 		s.pairs = append(s.pairs, p)
 	}
 	if c.byEngine {
-		o := mkfs.Default()
-		for i := 0; i+1 < len(c.mkfs); i += 2 {
-			switch c.mkfs[i] {
-			case "-n":
-				o.NodeSize = 4096
-			case "-O":
-				must(t, o.Features.Parse(c.mkfs[i+1]))
-			}
-		}
-		mem, fs := newMem(t, o)
+		mem, fs := newMem(t, c.options(t))
 		s.make(t, &engineMaker{ctx: t.Context(), fs: fs, compress: c.compress != ""})
 		must(t, fs.CleanSubvolumes(t.Context()))
 		must(t, fs.Commit(t.Context()))

@@ -39,7 +39,7 @@ func kernelToOurs(t *testing.T, c config) {
 	s := makeSource(t, c, func(m *oracle.Mounted, p *pair) {
 		streams[p] = [][]byte{m.KernelSend(p.prefix+"a", "", c.flags()...), m.KernelSend(p.prefix+"b", p.prefix+"a", c.flags()...)}
 	})
-	mem, fs := newMem(t, mkfs.Default())
+	mem, fs := newMem(t, c.options(t))
 	for _, p := range s.pairs {
 		r := &reception{pair: p, fs: fs}
 		for i, letter := range []string{"a", "b"} {

@@ -10,7 +10,6 @@ import (
 	"imgtool/engine"
 	"imgtool/engine/internal/oracle"
 	"imgtool/engine/internal/samestream"
-	"imgtool/engine/mkfs"
 	"imgtool/engine/send"
 )
 
@@ -133,7 +132,7 @@ func toKernel(t *testing.T, list []*sentPair) {
 // toOurs receives our streams by ourselves, and, with on, lets the kernel go on from there.
 func toOurs(t *testing.T, c config, list []*sentPair, on bool) {
 	t.Helper()
-	mem, fs := newMem(t, mkfs.Default())
+	mem, fs := newMem(t, c.options(t))
 	received := &source{config: c}
 	for _, p := range list {
 		own := *p.pair
