@@ -202,7 +202,8 @@ func (t *FileTree) checkNames(ctx context.Context, b *Batch) error {
 }
 
 // bulkItems is the reservation: the paths to the places where items go (for each directory its inode, names and
-// indexes; the new inodes; checksums), and blocks for the items themselves, which may be left half full.
+// indexes; the new inodes; checksums), a leaf for each name, since its hash may lead to one where no other goes, with as
+// many nodes and splits as come of that, and blocks for the items themselves, which may be left half full.
 func (t *FileTree) bulkItems(b *Batch, dirs int) int {
 	const pathBlocks = 8 // that one item of a reservation counts for
 	n := len(b.Sums)
@@ -213,7 +214,8 @@ func (t *FileTree) bulkItems(b *Batch, dirs int) int {
 			n += 100 + len(x.Name) + len(x.Value)
 		}
 	}
-	return 3*dirs + 4 + 2*n/t.cfg.NodeSize/pathBlocks + len(b.Attrs)
+	names := len(b.Entries) * 5 / 4
+	return 3*dirs + 4 + (names+2*n/t.cfg.NodeSize)/pathBlocks + len(b.Attrs)
 }
 
 // place takes space for the data and begins to write it.
