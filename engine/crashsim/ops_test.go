@@ -118,7 +118,8 @@ type config struct {
 	discard  bool
 	maxDirty uint64 // small: blocks are written early, and commits come in the middle of operations
 	full     bool   // nearly full from the start
-	// roomy lets nothing be received where space may run out: how far a receiver comes then is a matter of time.
+	// roomy is for TestReplay: nothing is received where space may run out, since how far a receiver comes then is a matter of
+	// time, and nothing runs in the middle of a commit.
 	roomy bool
 }
 
