@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 	"unsafe"
 )
 
@@ -60,6 +61,12 @@ type poolBuf struct {
 	out bool
 }
 
+// mapped is the size of all slabs of all pools, in bytes.
+var mapped atomic.Int64
+
+// Mapped is how many bytes the slabs of all pools take that have not been closed.
+func Mapped() int64 { return mapped.Load() }
+
 // NewPool makes an empty pool; memory is mapped when first needed.
 func NewPool() *Pool { return &Pool{} }
 
@@ -110,6 +117,7 @@ func (c *poolClass) grow(size int) {
 		c.slabs = make(map[uintptr]*slab)
 	}
 	c.slabs[address(s.mem)>>slabShift] = s
+	mapped.Add(int64(len(s.mem)))
 	for i := len(s.bufs) - 1; i >= 0; i-- {
 		s.bufs[i].b = s.mem[i*size : (i+1)*size : (i+1)*size]
 		c.free = append(c.free, &s.bufs[i])
@@ -195,6 +203,7 @@ func (p *Pool) Close() error {
 		c := &p.classes[k]
 		c.mu.Lock()
 		for _, s := range c.slabs {
+			mapped.Add(-int64(len(s.mem)))
 			errs = append(errs, s.release())
 		}
 		c.slabs, c.free = nil, nil

@@ -151,15 +151,9 @@ func (fs *FS) close() error {
 		// The mirrors of the last commit's super are written behind its flush.
 		errs = append(errs, fs.volume.Flush(context.Background()))
 	}
-	// An aborted transaction leaves buffers behind that nobody will write; only of a sound one is every leak a bug.
-	if err := fs.cache.Close(); err != nil && !aborted {
-		errs = append(errs, err)
-	}
+	errs = append(errs, fs.closeMemory(aborted))
 	for _, d := range fs.devs {
 		errs = append(errs, d.Close())
-	}
-	if err := fs.pool.Close(); err != nil && !aborted {
-		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%s: close: %w", fs.name, err)

@@ -153,8 +153,7 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 		MaxDelayed: o.MaxDelayed, MaxHeld: o.MaxHeld, Discard: o.Discard, Now: clock(o.Now), NoFreeSpaceTree: o.noFreeSpaceTree,
 	})
 	if err != nil {
-		_ = fs.cache.Close() // what txn.Open left open is no finding of its own
-		return nil, err
+		return nil, errors.Join(err, fs.cache.Close(), fs.pool.Close())
 	}
 	f := fs.db.Features()
 	fs.config = inode.Config{
@@ -169,7 +168,20 @@ func assemble(ctx context.Context, devs []disk.Device, vol *volume.Volume, o Ope
 
 // release undoes assemble but for the devices.
 func (fs *FS) release() error {
-	return errors.Join(fs.db.Close(), fs.cache.Close())
+	aborted := fs.db.Err() != nil
+	err := fs.db.Close()
+	fs.ordered.Close()
+	return errors.Join(err, fs.closeMemory(aborted))
+}
+
+// closeMemory closes what holds buffers. An aborted transaction leaves some behind that nobody will write; only of a sound
+// one is every leak a bug.
+func (fs *FS) closeMemory(aborted bool) error {
+	err := errors.Join(fs.cache.Close(), fs.pool.Close())
+	if aborted {
+		return nil
+	}
+	return err
 }
 
 // chunkTreeUUID reads what every tree block header repeats. The kernel takes it from the chunk root as well

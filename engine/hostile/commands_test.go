@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -105,7 +107,9 @@ var commands = []command{
 		if err != nil {
 			return err
 		}
-		_, err = copytree.Export(ctx, ns, ns.Top(), t.TempDir()+"/out", copytree.ExportOptions{})
+		out := filepath.Join(t.TempDir(), "out")
+		defer os.RemoveAll(out) // not only at the end of the test: there may be very many
+		_, err = copytree.Export(ctx, ns, ns.Top(), out, copytree.ExportOptions{})
 		return err
 	})},
 	{"send", opened(func(ctx context.Context, _ testing.TB, fs *engine.FS, out io.Writer) error {

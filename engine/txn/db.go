@@ -108,16 +108,25 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		sb = *o.Super
 	}
 	db := newDB(o, sb)
+	if err := db.load(ctx, &o); err != nil {
+		_ = db.Close() // nothing runs yet; the trees give their buffers back
+		return nil, err
+	}
+	return db, nil
+}
+
+func (db *DB) load(ctx context.Context, o *Options) error {
+	sb := &db.super
 	db.chunkTree = btree.New(db.config(ondisk.ChunkTree), sb.ChunkRoot(), sb.ChunkRootLevel(), sb.ChunkRootGeneration())
 	if err := db.loadChunks(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	db.rootTree = btree.New(db.config(ondisk.RootTree), sb.Root(), sb.RootLevel(), sb.Generation())
 	if err := db.loadSystemTrees(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if err := db.loadNextSubvol(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	db.pin = pin.New(pin.Options{
 		Release: func(es []pin.Extent) { db.extents.Unpinned(es) },
@@ -127,13 +136,10 @@ func Open(ctx context.Context, o Options) (*DB, error) {
 		},
 	})
 	db.extents = extent.New(extent.Options{
-		Volume: o.Volume, Cache: o.Cache, Pin: db.pin, Tracer: o.Tracer, Trees: sysTrees{db}, Super: &sb,
+		Volume: o.Volume, Cache: o.Cache, Pin: db.pin, Tracer: o.Tracer, Trees: sysTrees{db}, Super: sb,
 		Discard: o.Discard, Reclaim: db.reclaim, Settle: db.settleRefs, Failed: db.Abort,
 	})
-	if err := db.extents.Load(ctx); err != nil {
-		return nil, err
-	}
-	return db, nil
+	return db.extents.Load(ctx)
 }
 
 func newDB(o Options, sb ondisk.SuperBlock) *DB {
