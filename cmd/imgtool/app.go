@@ -70,6 +70,7 @@ func (a *app) command() *cobra.Command {
 		}
 		cmd.Flags().IntVar(&a.backupRoot, "backup-root", -1, "show the state of root backup `N`, 0 to 3 (see dump-super -f)")
 	}
+	plainUse(root)
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.errOut)
@@ -84,6 +85,14 @@ func (a *app) command() *cobra.Command {
 	f.StringVar(&a.metricsAddr, "metrics-addr", "", "serve Prometheus metrics on `HOST:PORT`/metrics while the command runs")
 	f.StringVar(&a.metricsTextfile, "metrics-textfile", "", "write Prometheus metrics to `FILE` at the end")
 	return root
+}
+
+// plainUse keeps cobra from adding "[flags]" to usage lines that have them.
+func plainUse(cmd *cobra.Command) {
+	cmd.DisableFlagsInUseLine = true
+	for _, c := range cmd.Commands() {
+		plainUse(c)
+	}
 }
 
 // readingCommands are the commands that open the trees and only read them: they can show an older state.

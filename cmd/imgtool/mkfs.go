@@ -152,6 +152,9 @@ func (a *app) mkfs(cmd *cobra.Command, image string, f *mkfsFlags) error {
 	if len(a.devices) > 0 {
 		return usagef(cmd, "mkfs makes file systems of one device: leave --device out")
 	}
+	if err := src.check(); err != nil {
+		return err
+	}
 	watch, tracer := a.watch()
 	fo := engine.FormatOptions{Options: o, OpenOptions: a.openOptions(), Size: uint64(f.byteCount), Force: f.force, KeepData: f.noDiscard}
 	fo.Tracer = tracer

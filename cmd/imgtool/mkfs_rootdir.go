@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -73,6 +75,29 @@ func (f *mkfsFlags) source() (*rootdir, error) {
 		return nil, fmt.Errorf("--subvol: only one can be the default")
 	}
 	return r, nil
+}
+
+// check finds out whether there is a directory to copy, before what is in the image goes for it.
+func (r *rootdir) check() error {
+	if r == nil {
+		return nil
+	}
+	d, err := os.Open(r.dir)
+	if err == nil {
+		_, err = d.Readdirnames(1)
+		err = errors.Join(ignoreEOF(err), d.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("--rootdir: %w", err)
+	}
+	return nil
+}
+
+func ignoreEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
 }
 
 // parseSubvol reads "[rw|ro|default|default-ro:]DIR". A directory whose name has a colon needs one of the words.

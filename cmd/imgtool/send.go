@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/signal"
 	"slices"
@@ -109,20 +110,65 @@ func (a *app) sendOptions(cmd *cobra.Command, o *sending) error {
 func (a *app) sendOutput(cmd *cobra.Command, file string) (out io.Writer, done func() error, err error) {
 	out, done = a.out.out, func() error { return nil } // as it is: its segments are not filled anew after an error
 	if file != "" {
-		f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		f, err := createStream(file)
 		if err != nil {
 			return nil, nil, err
 		}
 		out, done = f, f.Close
 	}
-	if isTerminal(out) {
+	if isTerminal(fileOf(out)) {
 		return nil, nil, errors.Join(usagef(cmd, "a send stream is not for a terminal: redirect standard output, or use -f FILE"), done())
 	}
 	signal.Ignore(unix.SIGPIPE) // a reader that goes is an error, and what was made for the send is taken away again
-	if f, ok := out.(*os.File); ok {
+	if f, ok := fileOf(out).(*os.File); ok {
 		_, _ = unix.FcntlInt(f.Fd(), unix.F_SETPIPE_SZ, 1<<20) // if it is a pipe, and if that is allowed
 	}
 	return out, done, nil
+}
+
+// streamFile is the FILE of -f. What it held goes when the first byte of the stream comes: not for an image or a
+// subvolume that turns out not to be there.
+type streamFile struct {
+	*os.File
+	isNew, begun bool
+}
+
+func createStream(path string) (*streamFile, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err == nil || !errors.Is(err, fs.ErrExist) {
+		return &streamFile{File: f, isNew: true}, err
+	}
+	f, err = os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600) // also what a link leads to
+	return &streamFile{File: f}, err
+}
+
+func (s *streamFile) Write(p []byte) (int, error) {
+	if !s.begun {
+		s.begun = true
+		if st, err := s.Stat(); err == nil && st.Mode().IsRegular() {
+			if err := s.Truncate(0); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return s.File.Write(p)
+}
+
+// Close also removes a file that was made and got nothing.
+func (s *streamFile) Close() error {
+	err := s.File.Close()
+	if s.isNew && !s.begun {
+		err = errors.Join(err, os.Remove(s.Name()))
+	}
+	return err
+}
+
+// fileOf is the file behind an output, if there is one.
+func fileOf(out io.Writer) io.Writer {
+	if s, ok := out.(*streamFile); ok {
+		return s.File
+	}
+	return out
 }
 
 // send sends one subvolume after the other.

@@ -108,8 +108,8 @@ func (t *FileTree) ReserveInos(ctx context.Context, n int) (first ondisk.ObjectI
 	return ondisk.ObjectID(end - uint64(n)), nil
 }
 
-// StartBulk locks the directories, starts the operation and begins to write the data. Insert or Abandon must follow. Errors: those of
-// Create and WriteAt; nothing has changed then.
+// StartBulk locks the directories, starts the operation and begins to write the data. Insert or Abandon must follow. Errors:
+// those of Create and WriteAt; nothing has changed then.
 func (t *FileTree) StartBulk(ctx context.Context, b *Batch) (*Bulk, error) {
 	dirs, err := t.checkBatch(b)
 	if err != nil {
