@@ -374,7 +374,11 @@ func (c *client) inParts(ctx context.Context, o op, n *note, s spot, set func([]
 			return nil, fserr.ErrInvalid
 		}
 		// It has failed for want of space, or by a fault: how far has it come?
-		is, err := loadInode(ctx, s.tree, s.n.ino)
+		var is *node
+		err = c.read(func() (err error) {
+			is, err = loadInode(ctx, s.tree, s.n.ino)
+			return err
+		})
 		if ok, err := c.judge(op{kind: opRead}, n, nil, err, nil); !ok {
 			if fatal = err; err == nil {
 				fatal = errLost
@@ -393,6 +397,19 @@ func (c *client) inParts(ctx context.Context, o op, n *note, s spot, set func([]
 		return nil, fserr.ErrInvalid
 	})
 	return fatal
+}
+
+// readTries is how often something is read under faults of reading, which strike by chance.
+const readTries = 100
+
+// read calls fn again while faults of reading meet it. Without an answer nobody would know where the client stands.
+func (c *client) read(fn func() error) (err error) {
+	for range readTries {
+		if err = fn(); err == nil || !c.w.plan.reads || !faulty(err) {
+			break
+		}
+	}
+	return err
 }
 
 // errLost ends a client's session because a fault in reading keeps it from finding out what it did.

@@ -256,28 +256,22 @@ func received(v *vol) *vol {
 	return made
 }
 
-// adoptTries is how often a subvolume is read under faults of reading.
-const adoptTries = 100
-
 // adopt compares what was received with what is expected, and takes its inode numbers into the model.
 func (c *client) adopt(ctx context.Context, v *vol) error {
-	var err error
-	for range adoptTries {
-		var got *vol
-		tree, e := c.w.fs.Subvolume(ctx, v.id)
-		if e == nil {
-			got, e = loadVol(ctx, tree, true)
+	var got *vol
+	err := c.read(func() error {
+		tree, err := c.w.fs.Subvolume(ctx, v.id)
+		if err == nil {
+			got, err = loadVol(ctx, tree, true)
 		}
-		if err = e; err == nil {
-			if d := diffVols(v, got); d != "" {
-				return fmt.Errorf("received: %s", d)
-			}
-			v.nodes, v.loose = got.nodes, false
-			return nil
+		return err
+	})
+	if err == nil {
+		if d := diffVols(v, got); d != "" {
+			return fmt.Errorf("received: %s", d)
 		}
-		if !c.w.plan.reads || !faulty(err) {
-			break
-		}
+		v.nodes, v.loose = got.nodes, false
+		return nil
 	}
 	switch {
 	case errors.Is(err, fserr.ErrAborted), c.w.fs.DB().Err() != nil, c.w.plan.writes && faulty(err):

@@ -183,7 +183,7 @@ func (s *sender) applyMove(m *move) error {
 		if err != nil {
 			return err
 		}
-		if in.exists() {
+		if in.exists() && in.gen == dir.gen { // not one that is gone, and its number another's: the kernel takes it for that
 			s.times.add(dir)
 		}
 	}

@@ -2,13 +2,36 @@ package samestream
 
 import (
 	"bytes"
+	"regexp"
 	"slices"
 
 	"imgtool/engine/sendstream"
 )
 
-// The two kinds of difference where ours is what the snapshot holds and the kernel's, received, is not: see SetIDs and
-// TopLast. Each is taken out of both streams, so that whatever else differs still shows.
+// The three kinds of difference where ours is what the snapshot holds and the kernel's, received, is not: see SetIDs,
+// TopLast and GoneTimes. Each is taken out of both streams, so that whatever else differs still shows.
+
+// temporary is the name of an inode that has none, or not yet.
+var temporary = regexp.MustCompile(`^o\d+-\d+-\d+$`)
+
+// dropGoneTimes takes out of the kernel's each utimes of a temporary name for which ours has none.
+func dropGoneTimes(ours, kernels []sendstream.Command) (out []sendstream.Command, dropped bool) {
+	known := map[string]bool{}
+	for i := range ours {
+		if c := &ours[i]; c.Cmd == sendstream.CmdUtimes {
+			known[c.String(sendstream.AttrPath)] = true
+		}
+	}
+	for i := range kernels {
+		c := &kernels[i]
+		if path := c.String(sendstream.AttrPath); c.Cmd == sendstream.CmdUtimes && temporary.MatchString(path) && !known[path] {
+			dropped = true
+			continue
+		}
+		out = append(out, *c)
+	}
+	return out, dropped
+}
 
 // dropSetIDs takes out of ours each chmod behind a chown of the same path, with bits that the chown has cleared, that the
 // kernel does not have.

@@ -31,12 +31,15 @@ const (
 	// TopLast: what new inodes inherit from the top directory, where all of them are made, ours takes away before the first and
 	// sets behind the last. In the kernel's stream it is there, and the kernel's receiver gives it to inodes that had none.
 	TopLast
+	// GoneTimes: the kernel sets the times of a directory that is gone, under a temporary name that nothing has, where a
+	// directory left it while waiting for another one and its number is another directory's now. No receiver takes that.
+	GoneTimes
 	Different
 )
 
 func (l Likeness) String() string {
 	return [...]string{"the same bytes", "data from another place", "inline extents the kernel cuts short",
-		"set-id bits the kernel loses", "attributes of the top that new inodes inherit", "different"}[l]
+		"set-id bits the kernel loses", "attributes of the top that new inodes inherit", "times of a directory that is gone", "different"}[l]
 }
 
 // Commands parses a stream.
@@ -144,6 +147,9 @@ func Compare(t testing.TB, ours, kernels []byte) (Likeness, string) {
 	}
 	if a, b, drops = dropTop(a, b); drops {
 		alike = TopLast
+	}
+	if b, drops = dropGoneTimes(a, b); drops {
+		alike = GoneTimes
 	}
 	x, y := lines(a), lines(b)
 	if slices.Equal(x, y) {

@@ -59,6 +59,11 @@ func setACL(path, value string) sendstream.Command {
 	return cmd(sendstream.CmdSetXattr, path, sendstream.AttrXattrName, "system.posix_acl_default", sendstream.AttrXattrData, value)
 }
 
+func utimes(path string) sendstream.Command {
+	at := string(make([]byte, 12))
+	return cmd(sendstream.CmdUtimes, path, sendstream.AttrATime, at, sendstream.AttrMTime, at, sendstream.AttrCTime, at)
+}
+
 func noACL(path string) sendstream.Command {
 	return cmd(sendstream.CmdRemoveXattr, path, sendstream.AttrXattrName, "system.posix_acl_default")
 }
@@ -104,6 +109,11 @@ func TestCompare(t *testing.T) {
 		"the top's ACL away":            {list{mkfile("f")}, list{noACL(""), mkfile("f")}, Different},
 		"the top's ACL, and no other":   {list{mkfile("f")}, list{mkfile("f"), setACL("", "x")}, Different},
 		"the top's ACL to go":           {list{mkfile("f"), noACL("")}, list{noACL(""), mkfile("f")}, TopLast},
+		"times of one that is gone":     {list{utimes("o1-2-0"), chmod("f", 1)}, list{chmod("f", 1)}, GoneTimes},
+		"times of one that is not":      {list{utimes("f"), chmod("f", 1)}, list{chmod("f", 1)}, Different},
+		"times of one below":            {list{utimes("d/o1-2-0"), chmod("f", 1)}, list{chmod("f", 1)}, Different},
+		"times of ours that is gone":    {list{chmod("f", 1)}, list{utimes("o1-2-0"), chmod("f", 1)}, Different},
+		"another order with a temp":     {list{utimes("o1-2-0"), chmod("f", 1)}, list{chmod("f", 1), utimes("o1-2-0")}, Different},
 		"the top's ACL stays":           {list{mkfile("f"), noACL("")}, list{noACL(""), mkfile("f"), setACL("", "x")}, Different},
 	} {
 		if got, where := Compare(t, streamOf(t, c.ours), streamOf(t, c.kernels)); got != c.want {
