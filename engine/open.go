@@ -109,7 +109,10 @@ func open(ctx context.Context, devs []disk.Device, o OpenOptions) (*FS, error) {
 	if err != nil || o.readOnly() {
 		return fs, err
 	}
-	if err = checkWritable(ctx, fs); err == nil && !o.forClearing {
+	if err = checkWritable(ctx, fs); err == nil {
+		err = vol.SettleSupers(ctx)
+	}
+	if err == nil && !o.forClearing {
 		fs.cache.RepairOwed(ctx)
 		err = fs.resume(ctx)
 	}

@@ -190,7 +190,7 @@ func (v *Volume) SetDevItem(it *ondisk.DevItem) error {
 //
 // The order keeps one good copy at every instant, even if a power cut tears the one being written: the primaries first,
 // then a flush, then the mirrors. The mirrors become durable with the next flush, which every commit makes before its
-// primaries (I1). Whoever closes the file system flushes once more.
+// primaries (I1). Whoever closes the file system flushes once more, and whoever opens one to write to it calls SettleSupers.
 func (v *Volume) WriteSuper(ctx context.Context, sb *ondisk.SuperBlock) error {
 	v.writeSuper.Lock()
 	defer v.writeSuper.Unlock()
@@ -210,6 +210,31 @@ func (v *Volume) WriteSuper(ctx context.Context, sb *ondisk.SuperBlock) error {
 	v.super = &own
 	v.mu.Unlock()
 	return v.writeSuperCopies(ctx, &own, 1, len(ondisk.SuperOffsets))
+}
+
+// SettleSupers brings mirrors up to date that the last session has left behind: a crash, or a device that failed, may have
+// come between the primaries and them. WriteSuper counts on the mirrors while it writes the primaries, so this comes before
+// anything is written in a session: what an older mirror leads to may be overwritten from then on.
+func (v *Volume) SettleSupers(ctx context.Context) error {
+	v.writeSuper.Lock()
+	defer v.writeSuper.Unlock()
+	sb := v.Super()
+	for _, d := range v.devices {
+		for _, off := range ondisk.SuperOffsets[1:] {
+			if uint64(off)+ondisk.SuperSize >= d.item.TotalBytes() || int64(off)+ondisk.SuperSize > d.dev.Size() {
+				continue
+			}
+			c, err := readSuperCopy(ctx, d.dev, off, nil)
+			if err == nil && c.FSID() == sb.FSID() && c.Generation() == sb.Generation() {
+				continue
+			}
+			if err := v.writeSuperCopies(ctx, &sb, 1, len(ondisk.SuperOffsets)); err != nil {
+				return err
+			}
+			return v.Flush(ctx)
+		}
+	}
+	return nil
 }
 
 // writeSuperCopies writes the copies from to to-1 on every device.
