@@ -3,14 +3,14 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"imgtool/engine"
 	"imgtool/engine/copytree"
@@ -82,22 +82,14 @@ func (r *rootdir) check() error {
 	if r == nil {
 		return nil
 	}
-	d, err := os.Open(r.dir)
+	d, err := os.OpenFile(r.dir, os.O_RDONLY|unix.O_DIRECTORY, 0) // it is not read: that would give it another access time
 	if err == nil {
-		_, err = d.Readdirnames(1)
-		err = errors.Join(ignoreEOF(err), d.Close())
+		err = d.Close()
 	}
 	if err != nil {
 		return fmt.Errorf("--rootdir: %w", err)
 	}
 	return nil
-}
-
-func ignoreEOF(err error) error {
-	if err == io.EOF {
-		return nil
-	}
-	return err
 }
 
 // parseSubvol reads "[rw|ro|default|default-ro:]DIR". A directory whose name has a colon needs one of the words.

@@ -44,7 +44,14 @@ func (w *world) tryName(ctx context.Context, s spot, o op) error {
 		if err != nil {
 			return err
 		}
+		it, err := s.tree.Inode(ctx, e.Ino())
+		if err != nil {
+			return err
+		}
 		name := fmt.Sprintf("user.x%d", o.c%3)
+		if typ := it.Mode() & ondisk.ModeFmt; typ != ondisk.ModeReg && typ != ondisk.ModeDir {
+			name = fmt.Sprintf("trusted.x%d", o.c%3) // others have no user.*: Linux would list it and not read it (xattr(7))
+		}
 		if o.c/3%4 == 0 {
 			return s.tree.RemoveXattr(ctx, e.Ino(), name)
 		}
