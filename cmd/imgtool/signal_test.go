@@ -33,6 +33,29 @@ func exitStatus(err error) int {
 	return 0
 }
 
+// interrupted starts a command, sends it a signal when middle has returned, and demands that it stops by that one signal, and
+// says so.
+func interrupted(t *testing.T, sig os.Signal, cmd *exec.Cmd, middle func() error) {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := middle(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Process.Signal(sig); err != nil {
+		t.Fatal(err)
+	}
+	kill := time.AfterFunc(5*time.Minute, func() { _ = cmd.Process.Kill() })
+	defer kill.Stop()
+	const message = "imgtool: cancelled; the image is at its last commit\n"
+	if err := cmd.Wait(); exitStatus(err) != exitCancelled || stderr.String() != message {
+		t.Errorf("%q, %v: %v, stderr %q, want status %d", cmd.Args, sig, err, &stderr, exitCancelled)
+	}
+}
+
 // TestCancel interrupts a put in the middle: status 130, and the image is as it was.
 func TestCancel(t *testing.T) {
 	img := filepath.Join(t.TempDir(), "a.img")
@@ -40,28 +63,14 @@ func TestCancel(t *testing.T) {
 	before := imgtool(t, "inspect-internal", "dump-super", img)
 	for _, sig := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 		cmd := exec.Command("imgtool", "put", img, "-", "/file")
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
 		in, err := cmd.StdinPipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		// More than a pipe holds: when this returns, it is reading, and will wait for more.
-		if _, err := in.Write(make([]byte, 8<<20)); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Process.Signal(sig); err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Wait(); exitStatus(err) != exitCancelled {
-			t.Errorf("%v: %v, want status %d", sig, err, exitCancelled)
-		}
-		if want := "imgtool: cancelled; the image is at its last commit\n"; stderr.String() != want {
-			t.Errorf("%v: stderr %q, want %q", sig, &stderr, want)
-		}
+		interrupted(t, sig, cmd, func() error { // more than a pipe holds: then it is reading, and will wait for more
+			_, err := in.Write(make([]byte, 8<<20))
+			return err
+		})
 	}
 	if after := imgtool(t, "inspect-internal", "dump-super", img); after != before {
 		t.Errorf("the superblock has changed:\n%s", after)
@@ -236,30 +245,17 @@ func TestCancelOutput(t *testing.T) {
 	imgtool(t, "put", img, big, "/big")
 	imgtool(t, "subvolume", "snapshot", "-q", "-r", img, "/", "/s")
 	imgtool(t, "send", "-q", "-f", stream, img, "/s")
-	const message = "imgtool: cancelled; the image is at its last commit\n"
 
 	for _, args := range [][]string{{"cat", img, "/big"}, {"get", img, "/big", "-"}} {
 		cmd := exec.Command("imgtool", args...)
-		var stderr bytes.Buffer
-		cmd.Stderr = &stderr
 		out, err := cmd.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(out, make([]byte, 1)); err != nil { // it is writing, and has more than a pipe holds
-			t.Fatal(err)
-		}
-		if err := cmd.Process.Signal(os.Interrupt); err != nil {
-			t.Fatal(err)
-		}
-		kill := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
-		if err := cmd.Wait(); exitStatus(err) != exitCancelled || stderr.String() != message {
-			t.Errorf("%s: %v, stderr %q, want status %d", args[0], err, &stderr, exitCancelled)
-		}
-		kill.Stop()
+		interrupted(t, os.Interrupt, cmd, func() error { // it is writing, and has more than a pipe holds
+			_, err := io.ReadFull(out, make([]byte, 1))
+			return err
+		})
 	}
 
 	whole, err := os.ReadFile(stream)
@@ -267,24 +263,12 @@ func TestCancelOutput(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("imgtool", "receive", "--dump")
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := in.Write(whole[:len(whole)-10]); err != nil { // more than a pipe holds: it is reading
-		t.Fatal(err)
-	}
-	if err := cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
-	kill := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
-	if err := cmd.Wait(); exitStatus(err) != exitCancelled || stderr.String() != message {
-		t.Errorf("receive --dump: %v, stderr %q, want status %d", err, &stderr, exitCancelled)
-	}
-	kill.Stop()
+	interrupted(t, os.Interrupt, cmd, func() error { // more than a pipe holds: it is reading
+		_, err := in.Write(whole[:len(whole)-10])
+		return err
+	})
 }

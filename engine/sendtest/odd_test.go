@@ -170,14 +170,9 @@ func sendOdd(t *testing.T, c config) {
 	mem, fs := newMem(t, c.options(t))
 	for _, p := range list {
 		r := &reception{pair: p.pair, fs: fs}
-		for i, letter := range []string{"a", "b"} {
-			r.receive(t, letter, p.kernels[i])
-		}
+		r.both(t, p.kernels)
 	}
-	must(t, fs.Close())
-	path := filepath.Join(t.TempDir(), "received")
-	must(t, mem.WriteFile(path))
-	oracle.Check(t, path)
+	sound(t, mem, fs)
 }
 
 // makeOdd makes the two snapshots of a scene, and the kernel's streams.

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"imgtool/disk"
 	"imgtool/engine"
 	"imgtool/engine/fserr"
 	"imgtool/engine/internal/oracle"
@@ -37,25 +38,28 @@ func TestKernelToOurs(t *testing.T) {
 }
 
 func kernelToOurs(t *testing.T, c config) {
-	streams := map[*pair][][]byte{}
+	streams := map[*pair][2][]byte{}
 	s := makeSource(t, c, func(m *oracle.Mounted, p *pair) {
-		streams[p] = [][]byte{m.KernelSend(p.prefix+"a", "", c.flags()...), m.KernelSend(p.prefix+"b", p.prefix+"a", c.flags()...)}
+		streams[p] = [2][]byte{m.KernelSend(p.prefix+"a", "", c.flags()...), m.KernelSend(p.prefix+"b", p.prefix+"a", c.flags()...)}
 	})
 	mem, fs := newMem(t, c.options(t))
 	for _, p := range s.pairs {
 		r := &reception{pair: p, fs: fs}
-		for i, letter := range []string{"a", "b"} {
-			r.receive(t, letter, streams[p][i])
-		}
+		r.both(t, streams[p])
 	}
+	if path := sound(t, mem, fs); !t.Failed() {
+		goOn(t, s, path)
+	}
+}
+
+// sound closes an image, lets it be checked, and returns where it is.
+func sound(t *testing.T, mem *disk.Mem, fs *engine.FS) (path string) {
+	t.Helper()
 	must(t, fs.Close())
-	if t.Failed() {
-		return
-	}
-	path := filepath.Join(t.TempDir(), "received")
+	path = filepath.Join(t.TempDir(), "received")
 	must(t, mem.WriteFile(path))
 	oracle.Check(t, path)
-	goOn(t, s, path)
+	return path
 }
 
 // reception is how one pair is received by us.
@@ -65,6 +69,13 @@ type reception struct {
 	streams [][]byte // so far
 	ours    bool     // they are our own: what the kernel makes of them excuses nothing
 	broken  bool     // by a stream that could not be received
+}
+
+// both receives the two snapshots of a pair.
+func (r *reception) both(t *testing.T, streams [2][]byte) {
+	t.Helper()
+	r.receive(t, "a", streams[0])
+	r.receive(t, "b", streams[1])
 }
 
 // receive receives one snapshot and compares it with the source.
@@ -213,8 +224,5 @@ func goOn(t *testing.T, s *source, path string) {
 		r.receive(t, "c", m.KernelSend(p.prefix+"c", p.prefix+"b", s.flags()...))
 	}
 	m.Unmount()
-	must(t, fs.Close())
-	again := filepath.Join(t.TempDir(), "again")
-	must(t, mem.WriteFile(again))
-	oracle.Check(t, again)
+	sound(t, mem, fs)
 }

@@ -139,15 +139,9 @@ func toOurs(t *testing.T, c config, list []*sentPair, on bool) {
 		own.manifests = maps.Clone(p.manifests)
 		received.pairs = append(received.pairs, &own)
 		r := &reception{pair: &own, fs: fs, ours: true}
-		for i, letter := range []string{"a", "b"} {
-			r.receive(t, letter, p.ours[i])
-		}
+		r.both(t, p.ours)
 	}
-	must(t, fs.Close())
-	path := filepath.Join(t.TempDir(), "received")
-	must(t, mem.WriteFile(path))
-	oracle.Check(t, path)
-	if on && !t.Failed() {
+	if path := sound(t, mem, fs); on && !t.Failed() {
 		goOn(t, received, path)
 	}
 }

@@ -220,8 +220,9 @@ func (v *Volume) SettleSupers(ctx context.Context) error {
 	defer v.writeSuper.Unlock()
 	sb := v.Super()
 	for _, d := range v.devices {
+		item := v.devItem(d)
 		for _, off := range ondisk.SuperOffsets[1:] {
-			if uint64(off)+ondisk.SuperSize >= d.item.TotalBytes() || int64(off)+ondisk.SuperSize > d.dev.Size() {
+			if !d.holdsSuper(&item, off) {
 				continue
 			}
 			c, err := readSuperCopy(ctx, d.dev, off, nil)
@@ -241,12 +242,9 @@ func (v *Volume) SettleSupers(ctx context.Context) error {
 func (v *Volume) writeSuperCopies(ctx context.Context, sb *ondisk.SuperBlock, from, to int) error {
 	var reqs []disk.Request
 	for _, d := range v.devices {
-		v.mu.Lock()
-		item := d.item
-		v.mu.Unlock()
+		item := v.devItem(d)
 		for _, off := range ondisk.SuperOffsets[from:to] {
-			// As the kernel (write_dev_supers): below the end of the file system on this device.
-			if uint64(off)+ondisk.SuperSize >= item.TotalBytes() || int64(off)+ondisk.SuperSize > d.dev.Size() {
+			if !d.holdsSuper(&item, off) {
 				continue
 			}
 			buf := v.get(ondisk.SuperSize)
@@ -263,4 +261,16 @@ func (v *Volume) writeSuperCopies(ctx context.Context, sb *ondisk.SuperBlock, fr
 		return fmt.Errorf("a device is too small for a superblock: %w", fserr.ErrNoSpace)
 	}
 	return disk.Do(ctx, v.depth, reqs)
+}
+
+func (v *Volume) devItem(d *device) ondisk.DevItem {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return d.item
+}
+
+// holdsSuper reports whether the device has a copy of the superblock there: as the kernel (write_dev_supers), below the end
+// of the file system on this device.
+func (d *device) holdsSuper(item *ondisk.DevItem, off ondisk.Physical) bool {
+	return uint64(off)+ondisk.SuperSize < item.TotalBytes() && int64(off)+ondisk.SuperSize <= d.dev.Size()
 }
