@@ -48,7 +48,7 @@ type world struct {
 	rec  *disk.Recorder
 	base *disk.Mem // the device when it began
 	dev  *disk.Faults
-	cut  atomic.Int64 // the length of the log at the crash, 0 before
+	cut  atomic.Int64 // the length of the log at the crash, which may be 0; -1 before
 	// committed says that the session has ended with a commit that wrote, so that all superblocks are of one generation.
 	committed bool
 
@@ -168,7 +168,7 @@ func (w *world) session(ctx context.Context) error {
 		inner = w.wrap(inner)
 	}
 	w.dev = disk.NewFaults(inner, w.plan.seed)
-	w.cut.Store(0)
+	w.cut.Store(-1)
 	w.committed = false
 	w.windows = map[ondisk.Generation][]window{}
 	for _, c := range w.clients {
@@ -358,7 +358,7 @@ func (w *world) next(ctx context.Context, c *client, n int) error {
 	c.ops = c.ops[1:]
 	err := c.run(ctx, o)
 	if w.plan.end == endCrash && c.id == w.plan.crash.client && n+1 >= w.plan.crash.after {
-		w.cut.CompareAndSwap(0, int64(w.rec.Len()))
+		w.cut.CompareAndSwap(-1, int64(w.rec.Len()))
 	}
 	return err
 }
@@ -485,7 +485,7 @@ func (w *world) close() error {
 func (w *world) leave(ctx context.Context) error {
 	cut := w.rec.Len()
 	w.end = fmt.Sprintf("session %d (%v)", w.totals.sessions.Load(), w.plan)
-	if at := int(w.cut.Load()); at > 0 && w.plan.end == endCrash {
+	if at := int(w.cut.Load()); at >= 0 && w.plan.end == endCrash {
 		img, err := w.rec.CrashImage(w.base, at, w.plan.crash.seed)
 		if err != nil {
 			return err
