@@ -99,20 +99,49 @@ func TestHalfDeleted(t *testing.T) {
 	}
 }
 
-// TestPointersDisagree leads two pointers of different generations to one block: one of them is wrong, and no copy of
-// anything makes it right.
+// TestPointersDisagree leads two pointers of different generations, or of different keys, to one block: one of them is
+// wrong, and no copy of anything makes it right.
 func TestPointersDisagree(t *testing.T) {
-	dev := image(t, 0)
-	list, vol := blocks(t, dev)
-	var node *want
+	good := image(t, 0)
+	list, vol := blocks(t, good)
+	sb := vol.Super()
+	var nodes []*want // that lead to leaves
+	leads := map[ondisk.Logical]int{}
 	for _, w := range list {
-		if w.level == 1 {
-			node = w
+		if w.level != 1 {
+			continue
+		}
+		nodes = append(nodes, w)
+		b := make(ondisk.Block, sb.NodeSize())
+		must(t, vol.ReadCopy(t.Context(), w.addr, b, 0))
+		for i := range b.NrItems() {
+			leads[b.BlockPtr(i)]++
 		}
 	}
-	change(t, dev, vol, node.addr, func(b ondisk.Block) { b.SetPtr(1, b.Key(1), b.BlockPtr(0), b.PtrGeneration(0)+100) })
-	r, fs := run(t, dev, true)
-	if n, repaired := r.Errors(); n == 0 || repaired != 0 {
-		t.Errorf("%d errors, %d repaired: %+v", n, repaired, fs)
+	spoil := func(what string, node *want, fn func(ondisk.Block)) {
+		dev := good.Clone()
+		change(t, dev, vol, node.addr, fn)
+		r, fs := run(t, dev, true)
+		if n, repaired := r.Errors(); n == 0 || repaired != 0 {
+			t.Errorf("%s: %d errors, %d repaired: %+v", what, n, repaired, fs)
+		}
+	}
+	shared := 0
+	for _, w := range nodes {
+		spoil("another key", w, func(b ondisk.Block) { b.SetPtr(1, b.Key(1), b.BlockPtr(0), b.PtrGeneration(0)) })
+		// Of two nodes that share a leaf one is read first: each is the wrong one once.
+		spoil("another generation", w, func(b ondisk.Block) {
+			for i := range b.NrItems() {
+				if leads[b.BlockPtr(i)] > 1 {
+					b.SetPtr(i, b.Key(i), b.BlockPtr(i), b.PtrGeneration(i)+1)
+					shared++
+					return
+				}
+			}
+			b.SetPtr(0, b.Key(0), b.BlockPtr(0), b.PtrGeneration(0)+1)
+		})
+	}
+	if shared < 2*2 { // of two nodes, in both copies
+		t.Errorf("%d copies of nodes share a leaf with another", shared)
 	}
 }
