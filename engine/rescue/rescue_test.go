@@ -121,13 +121,12 @@ func TestZeroLog(t *testing.T) {
 	m.KernelSync()
 	f, err := os.Create(m.Path("fsynced"))
 	must(t, err)
-	_, err = f.Write(make([]byte, 10000))
-	must(t, errors.Join(err, f.Sync()))
-	crashed, err := os.ReadFile(live)
-	must(t, err)
+	m.Fsynced(img, func() {
+		_, err := f.Write(make([]byte, 10000))
+		must(t, errors.Join(err, f.Sync()))
+	})
 	must(t, f.Close())
 	m.Unmount()
-	must(t, os.WriteFile(img, crashed, 0o644))
 
 	if _, err := engine.Open(t.Context(), img, engine.OpenOptions{}); !errors.Is(err, fserr.ErrUnsupported) {
 		t.Fatalf("with a log: %v", err)

@@ -186,13 +186,12 @@ func TestLog(t *testing.T) {
 	m.KernelSync()
 	f, err := os.Create(m.Path("fsynced"))
 	must(t, err)
-	_, err = f.Write(make([]byte, 10000))
-	must(t, errors.Join(err, f.Sync()))
-	crashed, err := os.ReadFile(live)
-	must(t, err)
+	m.Fsynced(img, func() {
+		_, err := f.Write(make([]byte, 10000))
+		must(t, errors.Join(err, f.Sync()))
+	})
 	must(t, f.Close())
 	m.Unmount()
-	must(t, os.WriteFile(img, crashed, 0o644))
 
 	r, fs := scrubFiles(t, false, img)
 	if bad, _ := r.Errors(); bad != 0 {
