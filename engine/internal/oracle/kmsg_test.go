@@ -33,6 +33,7 @@ func TestComplaints(t *testing.T) {
 		{3, "I/O error, dev loop1, sector 8 op 0x1:(WRITE)"},
 		{4, "WARNING: fs/btrfs/block-rsv.c:466 at btrfs_release_global_block_rsv+0xbe/0xf0, CPU#0: umount/123"},
 		{4, "WARNING: CPU: 1 PID: 9 at fs/btrfs/inode.c:1 btrfs_x+0x1/0x2 [btrfs]"},
+		{4, "WARNING: CPU: 1 PID: 9 at fs/btrfs/send.c:1 iterate_dir_item+0x1/0x2 [btrfs]"},
 		{2, "kernel BUG at fs/btrfs/ctree.c:1234!"},
 		{3, "assertion failed: ret != 1, in fs/btrfs/extent-tree.c:1"},
 		{0, "BUG: KASAN: slab-use-after-free in btrfs_search_slot+0x1/0x2"},
@@ -44,6 +45,8 @@ func TestComplaints(t *testing.T) {
 		{5, "BTRFS notice (device loop1): x"},
 		{6, "loop1: detected capacity change from 0 to 409600"},
 		{4, "WARNING: fs/ext4/inode.c:1 at ext4_x+0x1/0x2, CPU#0: cp/1"},
+		{4, "WARNING: CPU: 0 PID: 18170 at fs/btrfs/send.c:8297 btrfs_ioctl_send+0x655/0x20f0"},
+		{4, "WARNING: fs/btrfs/send.c:8297 at btrfs_ioctl_send+0x655/0x20f0, CPU#1: btrfs/1"},
 		{4, "process '/bin/x' started with executable stack"},
 	}
 	got := complaints(slices.Concat(others, ours, others), []string{"loop1", "loop12"})
