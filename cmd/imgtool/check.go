@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 
 	"imgtool/disk"
 	"imgtool/engine/check"
+	"imgtool/engine/fserr"
 )
 
 const checkLong = `Read the whole file system and say what is wrong with it. Nothing is written.
@@ -33,12 +35,14 @@ func (a *app) checkCmd() *cobra.Command {
 			}
 			rep, err := a.runCheck(cmd.Context(), args[0], o, lines)
 			if err != nil {
-				return &imageError{args[0], err}
+				err = &imageError{args[0], err}
+				if !asJSON || !errors.Is(err, fserr.ErrCorrupt) {
+					return err
+				}
+				return cmp.Or(a.printJSON(check.Unopened(err)), err) // who reads JSON finds it there, too
 			}
 			if asJSON {
-				enc := json.NewEncoder(a.out)
-				enc.SetIndent("", "  ")
-				err = enc.Encode(rep)
+				err = a.printJSON(rep)
 			} else {
 				err = a.printReport(args[0], rep)
 			}
@@ -56,6 +60,12 @@ func (a *app) checkCmd() *cobra.Command {
 	f.BoolVarP(&lines, "progress", "p", false, "print progress as lines where there is no terminal")
 	f.BoolVar(&asJSON, "json", false, "print the report as JSON")
 	return cmd
+}
+
+func (a *app) printJSON(rep *check.Report) error {
+	enc := json.NewEncoder(a.out)
+	enc.SetIndent("", "  ")
+	return enc.Encode(rep)
 }
 
 // runCheck opens the devices and checks what is on them.

@@ -95,6 +95,14 @@ func Image(ctx context.Context, devs []disk.Device, o Options) (*Report, error) 
 	return rep, nil
 }
 
+// Unopened is the report on devices that Image could not open for their damage, such as an image without a good
+// superblock: err, which is its error, is all that was found.
+func Unopened(err error) *Report {
+	c := newCollector(1)
+	c.add(Finding{ID: SuperInvalid, Detail: err.Error()})
+	return c.report()
+}
+
 func (c *checker) run() error {
 	for _, step := range []func() error{
 		c.superblocks, c.useBackup, c.chunkTree, c.rootTree, c.otherTrees, c.fileTrees, c.logTrees,
