@@ -350,30 +350,6 @@ func TestImportFailures(t *testing.T) {
 	})
 }
 
-// TestExportStaysInside exports an image whose links lead out of the destination.
-func TestExportStaysInside(t *testing.T) {
-	outside := t.TempDir()
-	src := t.TempDir()
-	must(t, os.Symlink(outside, filepath.Join(src, "out")))
-	must(t, os.WriteFile(filepath.Join(src, "x"), []byte("x"), 0o644))
-	fs, _ := newImage(t, 200<<20, nil)
-	importInto(t, fs, src, copytree.ImportOptions{})
-	ns, err := fs.Namespace(t.Context(), ondisk.FSTree)
-	must(t, err)
-	dest := t.TempDir()
-	// A link waits where the export wants to write.
-	must(t, os.Symlink(filepath.Join(outside, "stolen"), filepath.Join(dest, "x")))
-	if _, err := copytree.Export(t.Context(), ns, ns.Top(), dest, copytree.ExportOptions{}); !errors.Is(err, os.ErrExist) {
-		t.Errorf("%v", err)
-	}
-	left, err := os.ReadDir(outside)
-	must(t, err)
-	if len(left) != 0 {
-		t.Errorf("the export wrote outside: %v", left)
-	}
-	must(t, fs.Close())
-}
-
 // TestSkip leaves out a file, and a directory with what is in it.
 func TestSkip(t *testing.T) {
 	src := t.TempDir()
