@@ -38,6 +38,7 @@ const (
 type budget struct {
 	disk.Device
 	read, written atomic.Int64
+	changed       atomic.Bool // there was a try to write, or discard
 }
 
 var errBudget = errors.New("more work than the image is worth")
@@ -50,7 +51,13 @@ func (b *budget) ReadAt(ctx context.Context, p []byte, off int64) (int, error) {
 }
 
 func (b *budget) WriteAt(context.Context, []byte, int64) (int, error) {
+	b.changed.Store(true)
 	return 0, errors.New("a command that only reads has written")
+}
+
+func (b *budget) Discard(context.Context, int64, int64) error {
+	b.changed.Store(true)
+	return errors.New("a command that only reads has discarded")
 }
 
 func (b *budget) Close() error { return nil }
@@ -158,6 +165,8 @@ func readAll(t testing.TB, im *image) map[string]error {
 		switch n := after.TotalAlloc - before.TotalAlloc; {
 		case ctx.Err() != nil:
 			t.Errorf("%s: did not come to an end: %v", c.name, err)
+		case dev.changed.Load():
+			t.Errorf("%s: only reads, and has tried to write: %v", c.name, err)
 		case dev.spent():
 			t.Errorf("%s: read %d bytes and wrote %d: %v", c.name, dev.read.Load(), dev.written.Load(), err)
 		case n > maxAlloc:

@@ -2,6 +2,7 @@ package hostile
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -20,7 +21,7 @@ type image struct {
 	sb     ondisk.SuperBlock
 }
 
-// place is where a tree block lies; metadata is single here.
+// place is where the first copy of a tree block lies; metadata is single but for TestReadsOnly.
 type place struct {
 	addr ondisk.Logical
 	at   int64
@@ -35,7 +36,7 @@ const (
 	depth    = 40 // of directories in one another, each beside a file
 )
 
-var base = sync.OnceValues(func() (*image, error) { return makeImage(context.Background()) })
+var base = sync.OnceValues(func() (*image, error) { return makeImage(context.Background(), 0) })
 
 // newImage returns a copy of the base image.
 func newImage(t testing.TB) *image {
@@ -49,10 +50,10 @@ func newImage(t testing.TB) *image {
 	return &own
 }
 
-func makeImage(ctx context.Context) (im *image, err error) {
+func makeImage(ctx context.Context, meta uint64) (im *image, err error) {
 	im = &image{dev: disk.NewMem("hostile", 128<<20)}
 	o := engine.FormatOptions{Options: mkfs.Default(), Size: 128 << 20}
-	o.NodeSize, o.Meta = nodeSize, 0
+	o.NodeSize, o.Meta = nodeSize, meta
 	fs, err := engine.FormatDevice(ctx, keptOpen{im.dev}, o)
 	if err != nil {
 		return nil, err
@@ -62,17 +63,31 @@ func makeImage(ctx context.Context) (im *image, err error) {
 		return nil, err
 	}
 	im.sb = fs.Super()
+	im.blocks, err = listBlocks(ctx, fs)
+	return im, err
+}
+
+// blocksOf lists the tree blocks on a device.
+func blocksOf(ctx context.Context, dev disk.Device) ([]place, error) {
+	fs, err := engine.OpenDevices(ctx, []disk.Device{keptOpen{dev}}, engine.OpenOptions{ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	list, err := listBlocks(ctx, fs)
+	return list, errors.Join(err, fs.Close())
+}
+
+func listBlocks(ctx context.Context, fs *engine.FS) (list []place, err error) {
 	tree, err := fs.DB().Tree(ctx, ondisk.ExtentTree)
 	if err != nil {
 		return nil, err
 	}
-	all := ondisk.Key{ObjectID: ^ondisk.ObjectID(0), Type: 255, Offset: ^uint64(0)}
-	return im, tree.Scan(ctx, ondisk.Key{}, all, func(k ondisk.Key, _ []byte) (bool, error) {
+	return list, tree.Scan(ctx, ondisk.MinKey, ondisk.MaxKey, func(k ondisk.Key, _ []byte) (bool, error) {
 		if k.Type != ondisk.MetadataItemKey {
 			return true, nil
 		}
 		p, err := fs.Volume().Place(ondisk.Logical(k.ObjectID), 0)
-		im.blocks = append(im.blocks, place{ondisk.Logical(k.ObjectID), int64(p.Offset)})
+		list = append(list, place{ondisk.Logical(k.ObjectID), int64(p.Offset)})
 		return true, err
 	})
 }
