@@ -12,6 +12,7 @@ import (
 
 	"imgtool/engine"
 	"imgtool/engine/fserr"
+	"imgtool/engine/inode"
 	"imgtool/engine/internal/oracle"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/receive"
@@ -133,6 +134,47 @@ func TestUnsafe(t *testing.T) {
 	im.must(err)
 	if es, err := victim.Entries(t.Context(), 256); err != nil || len(es) > 0 {
 		t.Error(es, err)
+	}
+	im.close()
+}
+
+// TestUnsafeNested: a subvolume within the parent of a stream is none of the stream's directories. Its entry names a tree by
+// a number, which would be an inode's in the subvolume that is made.
+func TestUnsafeNested(t *testing.T) {
+	im := newImage(t, 256<<20)
+	_, err := im.fs.CreateSubvolume(t.Context(), "p", subvol.CreateOptions{})
+	im.must(err)
+	id, err := im.fs.CreateSubvolume(t.Context(), "p/nested", subvol.CreateOptions{})
+	im.must(err)
+	tree, err := im.fs.SubvolumeAt(t.Context(), "p")
+	im.must(err)
+	p, err := im.fs.Subvolume(t.Context(), tree)
+	im.must(err)
+	for ino := ondisk.ObjectID(0); ino < ondisk.ObjectID(id); { // a directory whose number is that of the nested one's tree
+		ino, err = p.Mkdir(t.Context(), inode.RootDir, fmt.Sprint("dir", ino), inode.Attr{Mode: 0o755})
+		im.must(err)
+	}
+	_, err = im.fs.Snapshot(t.Context(), "p", "parent", true)
+	im.must(err)
+	im.must(im.fs.Commit(t.Context()))
+	info, err := im.fs.SubvolumeInfo(t.Context(), "parent")
+	im.must(err)
+	before := im.manifest("parent")
+	start := func() *script { return newScript(t, 1).snapshot("s", string(info.UUID[:])) }
+	im.receive(start().path(sendstream.CmdMkfile, "x").end(), receive.Options{}) // the parent is one
+	im.must(im.fs.DeleteSubvolume(t.Context(), "s"))
+	for name, s := range map[string]*script{
+		"mkfile":    start().path(sendstream.CmdMkfile, "nested/x"),
+		"rename":    start().path(sendstream.CmdMkfile, "x").do(sendstream.CmdRename, attrPath, "x", attrPathTo, "nested/x"),
+		"chmod":     start().do(sendstream.CmdChmod, attrPath, "nested", sendstream.AttrMode, 0o700),
+		"set xattr": start().do(sendstream.CmdSetXattr, attrPath, "nested", sendstream.AttrXattrName, "user.x", sendstream.AttrXattrData, "y"),
+	} {
+		if err := im.errReceive(s.end(), receive.Options{}); !errors.Is(err, fserr.ErrCrossDevice) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if diff := oracle.ManifestDiff(before, im.manifest("parent")); diff != "" {
+		t.Errorf("the parent has changed:\n%s", diff)
 	}
 	im.close()
 }
