@@ -118,6 +118,9 @@ func (s *sender) sendExtent(e *extent) error {
 	if e.start >= end {
 		return nil
 	}
+	if err := s.sendOldEnd(); err != nil { // first: what follows may be cloned from there
+		return err
+	}
 	src, err := s.findClone(e)
 	if err != nil {
 		return err
@@ -148,6 +151,31 @@ func (s *sender) sendExtent(e *extent) error {
 		s.cur.written, s.cur.cut = s.cur.cut, 0
 	}
 	return err
+}
+
+// sendOldEnd sends the sector in which the parent's file ends, if both trees have the same extent there and the sent file
+// goes on. A file that is cut off keeps its extent up to the whole sector, and shows what lies in it again when it is
+// cloned back from an older snapshot, or when the older snapshot is what is sent. The receiver's file has zeros there as
+// soon as it is longer. The kernel forgets that.
+func (s *sender) sendOldEnd() error {
+	if s.cur.endDone || !s.holesCount() {
+		return nil
+	}
+	s.cur.endDone = true
+	was, err := s.parent.inode(s.cur.ino)
+	if err != nil || was.size >= s.cur.size || was.size%sectorSize == 0 {
+		return err
+	}
+	e, ok, err := s.send.lastExtent(s.cur.ino, was.size)
+	if err != nil || !ok || e.disk == 0 || e.end() <= was.size {
+		return err
+	}
+	same, err := s.sameInParent(&e)
+	if err != nil || !same {
+		return err // sent whole
+	}
+	from := was.size &^ (sectorSize - 1)
+	return s.sendData(&e, from, min(from+sectorSize, s.cur.size)-from)
 }
 
 func (s *sender) truncate(size uint64) error {

@@ -59,6 +59,9 @@ func (s *sender) finishAttrs() error {
 		resize = was.size != now.size && (now.size < was.size || resize)
 	}
 	if s.cur.isReg() {
+		if err := s.sendOldEnd(); err != nil {
+			return err
+		}
 		if err := s.lastHole(); err != nil {
 			return err
 		}

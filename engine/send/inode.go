@@ -19,6 +19,7 @@ type current struct {
 	path    string // see sender.path
 	lastEnd uint64 // end of the last extent looked at, noExtent if none was
 	written uint64 // up to where the file has been written
+	endDone bool   // the parent's end has been looked at, see sendOldEnd
 	cut     uint64 // if not 0, up to where an extent has that is shorter than its range
 	caps    []byte // the capabilities of a new inode, if it has any
 }

@@ -8,8 +8,8 @@ import (
 	"imgtool/engine/sendstream"
 )
 
-// The three kinds of difference where ours is what the snapshot holds and the kernel's, received, is not: see SetIDs,
-// TopLast and GoneTimes. Each is taken out of both streams, so that whatever else differs still shows.
+// The four kinds of difference where ours is what the snapshot holds and the kernel's, received, is not: see SetIDs,
+// TopLast, GoneTimes and OldEnd. Each is taken out of both streams, so that whatever else differs still shows.
 
 // temporary is the name of an inode that has none, or not yet.
 var temporary = regexp.MustCompile(`^o\d+-\d+-\d+$`)
@@ -122,6 +122,21 @@ func dropTop(ours, kernels []sendstream.Command) (a, b []sendstream.Command, dro
 		}
 	}
 	return a, b, len(a) != len(ours) || len(b) != len(kernels)
+}
+
+// dropOldEnds takes out of ours the data of one sector, or of its beginning, where the kernel's has none: once a file.
+func dropOldEnds(ours []sendstream.Command, kernels []line) (out []sendstream.Command, dropped bool) {
+	const sector = 4096
+	done := map[string]bool{}
+	for i := range ours {
+		l, ok := dataOf(&ours[i])
+		if ok && l.from%sector == 0 && l.to-l.from <= sector && !done[l.path] && !slices.ContainsFunc(kernels, l.overlaps) {
+			done[l.path], dropped = true, true
+			continue
+		}
+		out = append(out, ours[i])
+	}
+	return out, dropped
 }
 
 // inherited is the name of the attribute of the top directory that a command changes, if inodes made there inherit it.

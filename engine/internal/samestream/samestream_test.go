@@ -3,6 +3,7 @@ package samestream
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 	"testing"
 
 	"imgtool/engine/sendstream"
@@ -77,6 +78,11 @@ func TestCompare(t *testing.T) {
 	}{
 		"the same":                      {list{write("f", 0, "abcd")}, list{write("f", 0, "abcd")}, SameBytes},
 		"a write in two pieces":         {list{write("f", 0, "abcd")}, list{write("f", 0, "ab"), write("f", 2, "cd")}, SameRanges},
+		"the sector of an old end":      {list{truncate("f", 9000)}, list{write("f", 4096, strings.Repeat("x", 4096)), truncate("f", 9000)}, OldEnd},
+		"the end of an old end":         {list{truncate("f", 4100)}, list{write("f", 4096, "abcd"), truncate("f", 4100)}, OldEnd},
+		"more than a sector":            {list{truncate("f", 9000)}, list{write("f", 0, strings.Repeat("x", 4097)), truncate("f", 9000)}, Different},
+		"not at a sector":               {list{truncate("f", 9000)}, list{write("f", 1, "abc"), truncate("f", 9000)}, Different},
+		"two sectors of a file":         {list{truncate("f", 9000)}, list{write("f", 0, "abc"), truncate("f", 9000), write("f", 4096, "a")}, Different},
 		"cloned in place of written":    {list{write("f", 0, "abcd")}, list{clone("f", 0, 4)}, SameRanges},
 		"an end cut off to be cloned":   {list{write("f", 0, "abcd"), truncate("f", 4), clone("f", 4, 2)}, list{write("f", 0, "abcdef")}, SameRanges},
 		"cut off elsewhere":             {list{write("f", 0, "abcd"), truncate("f", 3), clone("f", 4, 2)}, list{write("f", 0, "abcdef")}, Different},
