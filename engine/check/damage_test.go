@@ -84,7 +84,6 @@ var differs = map[string]string{
 	"log-no-root":       "it does not read logs",
 	"extent-generation": "it does not compare them",
 	"symlink-target":    "it takes any length",
-	"feature-flag":      "it does not look at feature bits",
 }
 
 const (

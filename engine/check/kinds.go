@@ -267,7 +267,7 @@ var Kinds = []Kind{
 	{SymlinkTarget, Error, "A symbolic link's length does not fit its target; following it fails."},
 	{OddDirItems, Error, "Something that is no directory has directory entries."},
 	{OddExtents, Error, "Something that has no data has file extents; their space is not freed with it."},
-	{FeatureFlag, Error, "A feature is in use that the superblock does not announce; an older kernel misreads the data."},
+	{FeatureFlag, Warning, "Data is compressed by an algorithm that the superblock does not announce, as `btrfs receive` leaves it; a kernel that does not know it cannot read the file."},
 	{ItemNoIndex, Error, "A name can be opened and is not listed; its directory cannot be removed."},
 	{IndexNoItem, Error, "A name is listed and cannot be opened."},
 	{EntryNoRef, Error, "A file does not know one of its names; removing or renaming it by that name fails."},
