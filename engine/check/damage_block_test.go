@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"imgtool/disk"
@@ -148,6 +149,12 @@ var rootDamage = []damage{
 	{want: check.BlockLevel, name: "root", spoil: func(s *surgeon, b *base) {
 		s.rootItem(b.sub, func(r *ondisk.RootItem) { r.SetLevel(r.Level() + 1) })
 	}},
+	{want: check.BlockOwner, name: "root", spoil: func(s *surgeon, _ *base) {
+		s.edit(s.root(ondisk.DevTree), func(b ondisk.Block) { b.Header().SetOwner(ondisk.CsumTree) })
+	}},
+	{want: check.BlockGeneration, name: "root", spoil: func(s *surgeon, _ *base) {
+		s.edit(s.root(ondisk.DevTree), func(b ondisk.Block) { b.Header().SetGeneration(1) })
+	}},
 	{want: check.RootRefNoBackref, spoil: func(s *surgeon, b *base) { s.remove(ondisk.RootTree, rootRefOf(ondisk.RootBackrefKey, b.sub)) }},
 	{want: check.RootBackrefNoRef, spoil: func(s *surgeon, b *base) { s.remove(ondisk.RootTree, rootRefOf(ondisk.RootRefKey, b.sub)) }},
 	{want: check.RootRefDiffers, spoil: func(s *surgeon, b *base) {
@@ -160,6 +167,14 @@ var rootDamage = []damage{
 		for _, typ := range []ondisk.ItemType{ondisk.RootRefKey, ondisk.RootBackrefKey} {
 			s.item(ondisk.RootTree, rootRefOf(typ, b.sub), func(it []byte) { ondisk.AsRootRef(it).SetSequence(99) })
 		}
+	}},
+	{want: check.RootRefNoEntry, name: "no tree", spoil: func(s *surgeon, b *base) {
+		path := s.find(ondisk.RootTree, rootRefOf(ondisk.RootRefKey, b.sub))
+		last := path[len(path)-1]
+		leaf := s.read(last.addr)
+		k := leaf.Key(last.slot)
+		k.ObjectID = 9000
+		s.insert(ondisk.RootTree, k, bytes.Clone(leaf.Item(last.slot)))
 	}},
 	{want: check.RootNoPlace, spoil: func(s *surgeon, b *base) {
 		for _, typ := range []ondisk.ItemType{ondisk.RootRefKey, ondisk.RootBackrefKey} {
@@ -199,6 +214,13 @@ var rootDamage = []damage{
 	{want: check.LogInUse, spoil: func(s *surgeon, _ *base) {
 		at := s.someLeaf()
 		s.super(-1, func(sb *ondisk.SuperBlock) { sb.SetLogRoot(at) })
+	}},
+	{want: check.LogInUse, name: "extent", spoil: func(s *surgeon, b *base) {
+		s.makeLog(uint64(b.sub))
+		x := new(ondisk.ExtentItem)
+		x.SetRefs(1)
+		x.SetFlags(ondisk.ExtentFlagTreeBlock)
+		s.insert(ondisk.ExtentTree, ondisk.Key{ObjectID: ondisk.ObjectID(s.freeBlock(1)), Type: ondisk.MetadataItemKey}, x[:])
 	}},
 	{want: check.LogNoRoot, spoil: func(s *surgeon, _ *base) { s.makeLog(9000) }},
 }

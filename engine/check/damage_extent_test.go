@@ -102,6 +102,14 @@ var extentDamage = []damage{
 		leaf := s.someLeaf()
 		s.item(ondisk.FSTree, s.regular(b.hard), func(it []byte) { ondisk.AsFileExtentItem(it).SetDiskBytenr(leaf) })
 	}},
+	{want: check.ExtentType, name: "tree block", spoil: func(s *surgeon, _ *base) {
+		leaf := s.someLeaf()
+		s.remove(ondisk.ExtentTree, is(ondisk.MetadataItemKey, ondisk.ObjectID(leaf)))
+		x := new(ondisk.ExtentItem)
+		x.SetRefs(1)
+		x.SetFlags(ondisk.ExtentFlagData)
+		s.insert(ondisk.ExtentTree, ondisk.Key{ObjectID: ondisk.ObjectID(leaf), Type: ondisk.ExtentItemKey, Offset: 4096}, x[:])
+	}},
 	{want: check.ExtentSize, spoil: func(s *surgeon, b *base) {
 		s.item(ondisk.FSTree, s.regular(b.hard), func(it []byte) {
 			e := ondisk.AsFileExtentItem(it)

@@ -1,6 +1,7 @@
 package check_test
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"imgtool/disk"
@@ -42,6 +43,30 @@ var superDamage = []damage{
 	}},
 	{want: check.SuperSysArray, spoil: func(s *surgeon, _ *base) {
 		s.super(-1, func(sb *ondisk.SuperBlock) { put64(sb.SysChunkArray()[ondisk.KeySize+8:], 77) }) // the owner
+	}},
+	{want: check.SuperSysArray, name: "entry", spoil: func(s *surgeon, _ *base) {
+		s.super(-1, func(sb *ondisk.SuperBlock) { ondisk.AsChunk(sb.SysChunkArray()[ondisk.KeySize:]).SetSectorSize(512) })
+	}},
+	{want: check.SuperSysArray, name: "one too many", spoil: func(s *surgeon, _ *base) {
+		s.super(-1, func(sb *ondisk.SuperBlock) {
+			n := int(sb.SysChunkArraySize())
+			second := sb.SysChunkArray()[n:]
+			copy(second, sb.SysChunkArray()[:n])
+			k := ondisk.GetKey(second)
+			k.Offset = 1 << 40
+			ondisk.PutKey(second, k)
+			sb.SetSysChunkArraySize(uint32(2 * n))
+		})
+	}},
+	{want: check.SuperSysArray, name: "one too few", spoil: func(s *surgeon, _ *base) {
+		path := s.find(ondisk.ChunkTree, func(k ondisk.Key, it []byte) bool {
+			return k.Type == ondisk.ChunkItemKey && ondisk.AsChunk(it).Type()&ondisk.BGSystem != 0
+		})
+		last := path[len(path)-1]
+		leaf := s.read(last.addr)
+		k := leaf.Key(last.slot)
+		k.Offset = 1 << 40
+		s.insert(ondisk.ChunkTree, k, bytes.Clone(leaf.Item(last.slot)))
 	}},
 	{want: check.SuperDevItem, spoil: func(s *surgeon, _ *base) {
 		s.super(-1, func(sb *ondisk.SuperBlock) { sb.DevItem().SetTotalBytes(sb.DevItem().TotalBytes() - 1<<20) })
@@ -244,6 +269,15 @@ var spaceDamage = []damage{
 	}},
 	{want: check.FreeNoGroup, spoil: func(s *surgeon, _ *base) {
 		s.insert(ondisk.FreeSpaceTree, ondisk.Key{ObjectID: 1 << 40, Type: ondisk.FreeSpaceInfoKey, Offset: 1 << 20}, make([]byte, ondisk.FreeSpaceInfoSize))
+	}},
+	{want: check.FreeNoGroup, name: "extent above all", spoil: func(s *surgeon, _ *base) {
+		s.insert(ondisk.FreeSpaceTree, ondisk.Key{ObjectID: 1 << 40, Type: ondisk.FreeSpaceExtentKey, Offset: 4096}, nil)
+	}},
+	{want: check.FreeNoGroup, name: "extent between two", spoil: func(s *surgeon, _ *base) {
+		// There is no gap between groups: one is made, by taking a group away with what describes it.
+		start, _ := s.dataChunk()
+		s.remove(s.groupTree(), is(ondisk.BlockGroupItemKey, ondisk.ObjectID(start)))
+		s.remove(ondisk.FreeSpaceTree, is(ondisk.FreeSpaceInfoKey, ondisk.ObjectID(start)))
 	}},
 	{want: check.CsumMissing, spoil: func(s *surgeon, _ *base) {
 		s.resize(ondisk.CsumTree, is(ondisk.ExtentCsumKey, 0), func(it []byte) []byte { return it[:len(it)-8] })

@@ -79,9 +79,7 @@ func (c *checker) freeSpace() error {
 			continue
 		}
 		for len(spans) > 0 && spans[0].start < g.start {
-			at := at
-			at.ID, at.Extent = FreeNoGroup, ondisk.Logical(spans[0].start)
-			c.found(at, "[%d, %d) is listed as free outside all block groups", spans[0].start, spans[0].end)
+			c.strayFree(spans[0].span)
 			spans = spans[1:]
 		}
 		n := 0
@@ -94,7 +92,16 @@ func (c *checker) freeSpace() error {
 		c.freeGroup(g, c.infos[j], spans[:n], extents)
 		spans = spans[n:]
 	}
+	for _, f := range spans {
+		c.strayFree(f.span)
+	}
 	return nil
+}
+
+// strayFree reports free space outside of all block groups. Above them it is no less harm: a group that is made there
+// finds its items taken.
+func (c *checker) strayFree(f span) {
+	c.found(Finding{ID: FreeNoGroup, Root: ondisk.FreeSpaceTree, Extent: ondisk.Logical(f.start)}, "[%d, %d) is listed as free outside all block groups", f.start, f.end)
 }
 
 // dropForgotten passes over what lies below all block groups: mkfs.btrfs leaves the descriptions of its temporary groups
