@@ -31,8 +31,9 @@ func (a *app) receiveCmd() *cobra.Command {
 		Long: `Receive the streams that btrfs send writes, full or incremental, from standard input or FILE, and
 make their subvolumes in the directory PATH of the image (the top if there is none). They are
 read-only and can be the parents of later streams. A stream that breaks off or is damaged
-leaves nothing behind. --dump prints the commands of the first stream, as btrfs receive --dump
-does, and needs no image.`,
+leaves nothing behind. With -E commands that fail are passed over: the subvolumes are finished
+without what those were to do, and the exit status is 1. --dump prints the commands of the first
+stream, as btrfs receive --dump does, and needs no image.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.MaxErrors < 0 {
 				return usagef(cmd, "%d is no number of errors", o.MaxErrors)
@@ -121,6 +122,9 @@ func (a *app) receive(ctx context.Context, s *session, in io.Reader, path string
 		if sub.Partial {
 			a.warn(fmt.Sprintf("%s is incomplete and was kept", sub.Name))
 		}
+	}
+	if n := o.Stats.Errors.Load(); err == nil && n > 0 {
+		err = fmt.Errorf("%d commands failed and were passed over: what was received is not what was sent", n)
 	}
 	return err
 }

@@ -34,7 +34,8 @@ type Options struct {
 	// the end of the input.
 	OneStream bool
 	// MaxErrors is how many commands may fail before the receiving does: 0 is 1, and below 0 is any number. Subvolumes
-	// are finished in spite of errors that are tolerated, as btrfs receive does. A damaged stream is never tolerated.
+	// are finished in spite of errors that are tolerated, as btrfs receive -e does (without -e it leaves them writable and
+	// fails): Failed and Stats.Errors tell of them. A damaged stream is never tolerated.
 	MaxErrors int
 	// ForceDecompress unpacks compressed data always.
 	ForceDecompress bool
