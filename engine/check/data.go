@@ -2,9 +2,11 @@ package check
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 
 	"imgtool/engine/ondisk"
+	"imgtool/engine/volume"
 )
 
 // dataRun is how many bytes of file data are read by one request.
@@ -64,7 +66,7 @@ func (c *checker) pieces(b ondisk.Block) []piece {
 	return list
 }
 
-// verifyRun compares one stretch of data, in each copy.
+// verifyRun compares one stretch of data, in each copy but those on devices that were not given.
 func (c *checker) verifyRun(start uint64, sums, buf []byte) {
 	copies := c.vol.Copies(ondisk.Logical(start))
 	if i := c.extentUnder(start); i < 0 || copies == 0 {
@@ -73,10 +75,18 @@ func (c *checker) verifyRun(start uint64, sums, buf []byte) {
 	n := len(buf) / int(c.sector)
 	bad := make([]int, n) // copies that are bad
 	var text []error
+	var missing error
+	there := copies
 	for i := range copies {
 		err := c.vol.ReadCopy(c.ctx, ondisk.Logical(start), buf, i)
 		if c.ctx.Err() != nil {
 			return
+		}
+		if errors.Is(err, volume.ErrMissing) {
+			missing = err
+			there--
+			c.progress.add(uint64(len(buf)))
+			continue
 		}
 		if err != nil {
 			text = append(text, err)
@@ -89,13 +99,16 @@ func (c *checker) verifyRun(start uint64, sums, buf []byte) {
 		c.dataBytes.Add(uint64(len(buf)))
 		c.progress.add(uint64(len(buf)))
 	}
+	if there == 0 {
+		c.reportData(start, start+uint64(len(buf)), copies, copies, []error{missing})
+	}
 	for from := 0; from < n; from++ {
 		to := from
 		for to < n && bad[to] == bad[from] {
 			to++
 		}
 		if bad[from] > 0 {
-			c.reportData(start+uint64(from)*c.sector, start+uint64(to)*c.sector, bad[from], copies, text)
+			c.reportData(start+uint64(from)*c.sector, start+uint64(to)*c.sector, bad[from], there, text)
 		}
 		from = to - 1
 	}

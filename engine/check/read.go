@@ -1,6 +1,7 @@
 package check
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync/atomic"
@@ -8,6 +9,7 @@ import (
 	"imgtool/engine/fserr"
 	"imgtool/engine/ondisk"
 	"imgtool/engine/treecheck"
+	"imgtool/engine/volume"
 )
 
 // runBlocks is how many neighbouring tree blocks are read by one request at most.
@@ -86,7 +88,7 @@ func (c *checker) lose(id uint32, f Finding, format string, args ...any) {
 }
 
 // readCopies tries all copies of a block and returns the first good one, nil if there is none. It reports the copies
-// before it, or what is wrong with the one that is least wrong.
+// before it, but for those on devices that were not given, or what is wrong with the one that is least wrong.
 func (c *checker) readCopies(id uint32, buf []byte, report bool) ondisk.Block {
 	addr := c.blocks[id].addr
 	copies := c.vol.Copies(addr)
@@ -98,9 +100,13 @@ func (c *checker) readCopies(id uint32, buf []byte, report bool) ondisk.Block {
 	}
 	b := ondisk.Block(buf[:c.nodeSize])
 	var bad []Finding
+	var missing error
 	worst := func(f Finding) { f.Block, f.Root = addr, c.blocks[id].tree; bad = append(bad, f) }
 	for i := range copies {
-		if err := c.vol.ReadCopy(c.ctx, addr, b, i); err != nil {
+		if err := c.vol.ReadCopy(c.ctx, addr, b, i); errors.Is(err, volume.ErrMissing) {
+			missing = err
+			continue
+		} else if err != nil {
 			worst(Finding{ID: BlockUnreadable, Detail: err.Error()})
 			continue
 		}
@@ -121,6 +127,9 @@ func (c *checker) readCopies(id uint32, buf []byte, report bool) ondisk.Block {
 		return b
 	}
 	if report {
+		if len(bad) == 0 {
+			worst(Finding{ID: BlockUnreadable, Detail: missing.Error()})
+		}
 		last := bad[len(bad)-1]
 		for _, f := range bad { // a copy with a right checksum says the most
 			if f.ID != BlockCsum && f.ID != BlockUnreadable {

@@ -2,6 +2,7 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -144,11 +145,19 @@ func (v *Volume) Missing() []uint64 {
 	return ids
 }
 
+// ErrMissing is matched by the errors of reading and writing what lies on a device that was not given.
+var ErrMissing = errors.New("device is missing")
+
 // missingError says which device a range needs.
-func (c *mapped) missingError(stripe int) error {
-	s := c.Stripes[stripe]
-	return fmt.Errorf("device %d (uuid %s) is missing: name it with --device", s.DevID, s.UUID)
+type missingError StripeInfo
+
+func (m *missingError) Error() string {
+	return fmt.Sprintf("device %d (uuid %s) is missing: name it with --device", m.DevID, m.UUID)
 }
+
+func (m *missingError) Is(target error) bool { return target == ErrMissing }
+
+func (c *mapped) missingError(stripe int) error { return (*missingError)(&c.Stripes[stripe]) }
 
 // unmapped is the error of an address without a chunk.
 func unmapped(l ondisk.Logical, n int) error {
