@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"imgtool/disk"
 	"imgtool/engine"
 	"imgtool/engine/fserr"
 	"imgtool/engine/inode"
@@ -106,7 +107,8 @@ func hashOf(t testing.TB, path string) string {
 	return strings.Fields(oracle.Run(t, "sha256sum", path))[0]
 }
 
-// TestTreeRefusals puts into the trees what a kernel would have left there.
+// TestTreeRefusals puts into the trees what a kernel would have left there. Nothing is written before the refusal, although a
+// mirror of the superblock is old.
 func TestTreeRefusals(t *testing.T) {
 	for _, c := range []struct {
 		name, want string
@@ -116,12 +118,16 @@ func TestTreeRefusals(t *testing.T) {
 	}{
 		{"balance", "btrfs balance cancel", ondisk.RootTree, ondisk.Key{ObjectID: ondisk.BalanceObjectID, Type: ondisk.TemporaryItemKey}, make([]byte, 448)},
 		{"replace", "btrfs replace cancel", ondisk.DevTree, ondisk.Key{Type: ondisk.DevReplaceKey}, append(append(make([]byte, 32), 1), make([]byte, 39)...)},
+		{"suspended replace", "btrfs replace cancel", ondisk.DevTree, ondisk.Key{Type: ondisk.DevReplaceKey}, append(append(make([]byte, 32), 4), make([]byte, 39)...)},
 		{"finished replace", "", ondisk.DevTree, ondisk.Key{Type: ondisk.DevReplaceKey}, append(append(make([]byte, 32), 2), make([]byte, 39)...)},
 		{"relocation", "mount it once with the kernel", ondisk.RootTree, ondisk.Key{ObjectID: ondisk.ObjectID(ondisk.TreeRelocTree), Type: ondisk.RootItemKey, Offset: 5}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			img := newImage(t, mkfs.Default(), 128<<20)
-			f, err := engine.Open(t.Context(), img, engine.OpenOptions{})
+			mem := disk.NewMem("image", 128<<20)
+			f, err := engine.FormatDevice(t.Context(), mem, engine.FormatOptions{Options: mkfs.Default()})
+			must(t, err)
+			mirror := make([]byte, ondisk.SuperSize)
+			_, err = mem.ReadAt(t.Context(), mirror, int64(ondisk.SuperOffsets[1]))
 			must(t, err)
 			tree, err := f.DB().Tree(t.Context(), c.tree)
 			must(t, err)
@@ -136,8 +142,12 @@ func TestTreeRefusals(t *testing.T) {
 			}
 			must(t, tree.Insert(t.Context(), h, c.key, item))
 			must(t, h.EndAndCommit(t.Context()))
+			left := mem.Clone()
 			must(t, f.Close())
-			f, err = engine.Open(t.Context(), img, engine.OpenOptions{})
+			_, err = left.WriteAt(t.Context(), mirror, int64(ondisk.SuperOffsets[1]))
+			must(t, err)
+			left = left.Clone() // whose counters are zero
+			f, err = engine.OpenDevices(t.Context(), []disk.Device{left}, engine.OpenOptions{})
 			if c.want == "" {
 				must(t, err)
 				must(t, f.Close())
@@ -146,7 +156,10 @@ func TestTreeRefusals(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) || !errors.Is(err, fserr.ErrUnsupported) {
 				t.Errorf("%v; want %q", err, c.want)
 			}
-			f, err = engine.Open(t.Context(), img, engine.OpenOptions{ReadOnly: true})
+			if st := left.Stats(); st.Writes != 0 || st.Discards != 0 {
+				t.Errorf("refused after %d writes and %d discards", st.Writes, st.Discards)
+			}
+			f, err = engine.OpenDevices(t.Context(), []disk.Device{left.Clone()}, engine.OpenOptions{ReadOnly: true})
 			must(t, err)
 			must(t, f.Close())
 		})

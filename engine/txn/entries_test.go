@@ -227,6 +227,7 @@ func TestAbortReachesNext(t *testing.T) {
 			go func() { next <- a.EndAndCommit(t.Context()) }()
 			synctest.Wait()
 			db.Abort(cause)
+			db.Abort(errors.New("a consequence")) // the first cause stays
 		})
 		for who, err := range map[string]error{"T": h.EndAndCommit(t.Context()), "T+1": <-next, "a handle": (<-held).End(t.Context())} {
 			if !errors.Is(err, cause) || !errors.Is(err, fserr.ErrAborted) {
