@@ -120,6 +120,8 @@ func TestTreeRefusals(t *testing.T) {
 		{"replace", "btrfs replace cancel", ondisk.DevTree, ondisk.Key{Type: ondisk.DevReplaceKey}, append(append(make([]byte, 32), 1), make([]byte, 39)...)},
 		{"suspended replace", "btrfs replace cancel", ondisk.DevTree, ondisk.Key{Type: ondisk.DevReplaceKey}, append(append(make([]byte, 32), 4), make([]byte, 39)...)},
 		{"finished replace", "", ondisk.DevTree, ondisk.Key{Type: ondisk.DevReplaceKey}, append(append(make([]byte, 32), 2), make([]byte, 39)...)},
+		{"a device that is not there", "name it with --device", ondisk.ChunkTree, ondisk.Key{ObjectID: ondisk.DevItemsObjectID, Type: ondisk.DevItemKey, Offset: 2}, nil},
+		{"a device of a seed", "`btrfs device remove` for the seed", ondisk.ChunkTree, ondisk.Key{ObjectID: ondisk.DevItemsObjectID, Type: ondisk.DevItemKey, Offset: 2}, nil},
 		{"relocation", "mount it once with the kernel", ondisk.RootTree, ondisk.Key{ObjectID: ondisk.ObjectID(ondisk.TreeRelocTree), Type: ondisk.RootItemKey, Offset: 5}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -134,10 +136,19 @@ func TestTreeRefusals(t *testing.T) {
 			h, err := f.DB().Start(t.Context(), 1)
 			must(t, err)
 			item := c.item
-			if c.name == "relocation" { // a root item that passes for one
+			switch {
+			case c.name == "relocation": // a root item that passes for one
 				fsRoot, err := f.DB().Root(t.Context(), ondisk.FSTree)
 				must(t, err)
 				it := fsRoot.Snapshot()
+				item = it[:]
+			case c.key.Type == ondisk.DevItemKey:
+				sb := f.Super()
+				it := *sb.DevItem()
+				it.SetDevID(2)
+				if c.name == "a device of a seed" {
+					it.SetFSID(ondisk.UUID{1})
+				}
 				item = it[:]
 			}
 			must(t, tree.Insert(t.Context(), h, c.key, item))

@@ -145,3 +145,13 @@ func TestPointersDisagree(t *testing.T) {
 		t.Errorf("%d copies of nodes share a leaf with another", shared)
 	}
 }
+
+// TestOnce: a block is read once, however many subvolumes share it.
+func TestOnce(t *testing.T) {
+	dev := image(t, 0)
+	list, _ := blocks(t, dev)
+	r, _ := run(t, dev, false)
+	if got, want := r.Counts[Metadata].Bytes, uint64(len(list)*2*4096); got != want {
+		t.Errorf("%d bytes of metadata were verified, there are %d in two copies", got, want)
+	}
+}
