@@ -193,3 +193,15 @@ func TestXattrsBounded(t *testing.T) {
 	}
 	newBase(t).likePlain(t, g.path(sendstream.CmdMkfile, "g").end())
 }
+
+// TestLastAttrsCount: of several changes of one inode's attributes in a batch the last counts.
+func TestLastAttrsCount(t *testing.T) {
+	b := newBase(t)
+	g := newScript(t, 1).subvol("s").path(sendstream.CmdMkfile, "f")
+	g.do(sendstream.CmdLink, attrPath, "hard", attrLink, "none") // settles: f is in the tree
+	for _, mode := range []int{0o600, 0o640, 0o751} {
+		g.do(sendstream.CmdChmod, attrPath, "f", sendstream.AttrMode, mode)
+		g.do(sendstream.CmdChown, attrPath, "f", sendstream.AttrUID, mode, sendstream.AttrGID, mode+1)
+	}
+	b.likePlain(t, g.end())
+}
