@@ -140,6 +140,11 @@ func (t *FileTree) checkRename(ctx context.Context, r *rename) (done bool, err e
 		return true, nil // two names of one inode, or one name: rename(2) does nothing
 	}
 	for _, e := range r.moving() {
+		if e.IsSubvol() { // what stands against its moving is asked behind the types, see vfs_rename of Linux
+			if err := t.checkTypes(r); err != nil {
+				return false, err
+			}
+		}
 		if err := t.checkMovable(ctx, r, e); err != nil {
 			return false, err
 		}
@@ -220,17 +225,29 @@ func (t *FileTree) checkLoops(ctx context.Context, r *rename) error {
 	return nil
 }
 
-// checkReplace refuses targets that the source cannot take the place of.
-func (t *FileTree) checkReplace(ctx context.Context, r *rename) error {
+// checkTypes refuses to put a directory in the place of something else, and the other way round.
+func (t *FileTree) checkTypes(r *rename) error {
 	srcDir, dstDir := r.src.Type == ondisk.FTDir, r.dst.Type == ondisk.FTDir
 	switch {
+	case !r.replaces || r.mode != RenameReplace:
+		return nil
 	case srcDir && !dstDir:
 		return fmt.Errorf("%q in directory %d of tree %v: %w", r.newName, r.newDir, t.id, fserr.ErrNotDir)
 	case !srcDir && dstDir:
 		return fmt.Errorf("%q in directory %d of tree %v: %w", r.newName, r.newDir, t.id, fserr.ErrIsDir)
+	}
+	return nil
+}
+
+// checkReplace refuses targets that the source cannot take the place of.
+func (t *FileTree) checkReplace(ctx context.Context, r *rename) error {
+	if err := t.checkTypes(r); err != nil {
+		return err
+	}
+	switch {
 	case r.dst.IsSubvol():
 		return t.checkPlaceholder(ctx, r.newDir, &r.dst)
-	case dstDir:
+	case r.dst.Type == ondisk.FTDir:
 		if err := t.checkEmpty(ctx, r.dst.Ino()); err != nil {
 			return err
 		}

@@ -87,6 +87,9 @@ func infoOf(id ondisk.TreeID, it ondisk.RootItem) Info {
 		CTransID: it.CTransID(), STransID: it.STransID(), RTransID: it.RTransID()}
 }
 
+// maxNesting bounds how deep subvolumes are in one another, so that a loop of root refs ends.
+const maxNesting = 4096
+
 // locate finds the place and the path of a subvolume by going up through the parents.
 func (m *Manager) locate(ctx context.Context, in *Info) error {
 	id, seen := in.ID, 0
@@ -110,7 +113,7 @@ func (m *Manager) locate(ctx context.Context, in *Info) error {
 			return fmt.Errorf("path of subvolume %d: %w", in.ID, err)
 		}
 		in.Path = path.Join(dir, p.Name, in.Path)
-		if id, seen = p.Tree, seen+1; seen > 4096 {
+		if id, seen = p.Tree, seen+1; seen > maxNesting {
 			return fserr.Corruptf("root ref", uint64(ondisk.RootTree), 0, "subvolume %d is inside itself", in.ID)
 		}
 	}

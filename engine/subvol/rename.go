@@ -1,6 +1,7 @@
 package subvol
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,7 @@ const renameItems = 24
 // Rename moves a subvolume's entry into another subvolume; within one tree inode.FileTree.Rename does it. An empty
 // directory in the way is replaced; with inode.RenameExchange two subvolumes change places. Errors: fserr.ErrCrossDevice
 // for anything but subvolumes, ErrInvalid for a subvolume into itself or below, ErrReadOnly (of either parent, or of the
-// subvolume, whose ".." would change), ErrNotFound, ErrExist, ErrNotDir, ErrNotEmpty (a subvolume or a directory with
+// subvolume, whose ".." would change), ErrNotFound, ErrExist, ErrNotDir, ErrIsDir, ErrNotEmpty (a subvolume or a directory with
 // entries in the way), ErrOverflow, ErrNoSpace (rules of fs/btrfs/inode.c, btrfs_rename and btrfs_rename_exchange).
 func (m *Manager) Rename(ctx context.Context, from, to Place, mode inode.RenameMode) error {
 	// One at a time: while subvolumes move, the way up from one must stand still. Outside all inode locks.
@@ -67,6 +68,9 @@ func (r *move) lock(ctx context.Context) (unlock func(), err error) {
 	}
 	for {
 		if err := r.find(ctx); err != nil {
+			return nil, err
+		}
+		if err := r.checkNames(ctx); err != nil { // before a read-only tree refuses to be locked for a change
 			return nil, err
 		}
 		seen := r.dst
@@ -119,63 +123,106 @@ func (r *move) find(ctx context.Context) error {
 	return err
 }
 
-// check finds everything that could refuse the renaming.
-func (r *move) check(ctx context.Context) (err error) {
+// checkNames finds what a rename(2) says before it asks who may write where: names that are there or not, and directories
+// below themselves.
+func (r *move) checkNames(ctx context.Context) error {
 	switch {
 	case r.mode == inode.RenameNoReplace && r.replaces:
 		return fmt.Errorf("%q in directory %d of tree %d: %w", r.to.Name, r.to.Dir, r.to.Tree, fserr.ErrExist)
 	case r.mode == inode.RenameExchange && !r.replaces:
 		return fmt.Errorf("%q in directory %d of tree %d: %w", r.to.Name, r.to.Dir, r.to.Tree, fserr.ErrNotFound)
 	}
-	if r.srcI, err = r.mayLeave(ctx, r.from, &r.src, r.to.Tree); err != nil {
+	if err := r.checkLoop(ctx, r.from, &r.src, r.to.Tree); err != nil || r.mode != inode.RenameExchange {
 		return err
 	}
-	switch {
-	case r.mode == inode.RenameExchange:
-		if r.dstI, err = r.mayLeave(ctx, r.to, &r.dst, r.from.Tree); err != nil {
+	return r.checkLoop(ctx, r.to, &r.dst, r.from.Tree)
+}
+
+// check finds everything that could refuse the renaming, in the order of Linux (fs/namei.c, vfs_rename, and then
+// fs/btrfs/inode.c, btrfs_rename).
+func (r *move) check(ctx context.Context) (err error) {
+	if err := r.checkNames(ctx); err != nil {
+		return err
+	}
+	if srcDir, dstDir := r.src.Type == ondisk.FTDir, r.dst.Type == ondisk.FTDir; r.mode == inode.RenameReplace && r.replaces && srcDir != dstDir {
+		err := fserr.ErrNotDir
+		if dstDir {
+			err = fserr.ErrIsDir
+		}
+		return fmt.Errorf("%q in directory %d of tree %d: %w", r.to.Name, r.to.Dir, r.to.Tree, err)
+	}
+	src, err := r.mover(ctx, r.from, &r.src)
+	if err != nil {
+		return err
+	}
+	if r.srcI = src.index; r.mode == inode.RenameExchange {
+		dst, err := r.mover(ctx, r.to, &r.dst)
+		if err != nil {
 			return err
 		}
-		return nil
+		r.dstI = dst.index
+		return cmp.Or(src.stays, dst.stays)
+	}
+	switch {
+	case src.stays != nil:
+		return src.stays
 	case !r.replaces:
 		return r.new.CheckNewEntry(ctx, r.to.Dir, r.to.Name)
 	}
 	return r.new.CheckReplaceDir(ctx, r.to.Dir, &r.dst)
 }
 
-// mayLeave checks that an entry leads to a subvolume that may move into another tree, and returns its index.
-func (r *move) mayLeave(ctx context.Context, at Place, e *inode.Entry, into ondisk.TreeID) (index uint64, err error) {
+// checkLoop refuses to move a subvolume below itself.
+func (r *move) checkLoop(ctx context.Context, at Place, e *inode.Entry, into ondisk.TreeID) error {
 	if !e.IsSubvol() {
-		return 0, fmt.Errorf("%q is no subvolume and stays in tree %d: %w", e.Name, at.Tree, fserr.ErrCrossDevice)
+		return nil
+	}
+	if place, _, ok, err := r.m.backref(ctx, e.Subvol()); err != nil || !ok || place != at {
+		return err
+	}
+	for up, depth := into, 0; up != ondisk.FSTree; depth++ {
+		if depth > maxNesting {
+			return fserr.Corruptf("root ref", uint64(ondisk.RootTree), 0, "subvolume %d is inside itself", into)
+		}
+		if up == e.Subvol() {
+			return fmt.Errorf("subvolume %d into itself: %w", up, fserr.ErrInvalid)
+		}
+		above, _, ok, err := r.m.backref(ctx, up)
+		if err != nil || !ok {
+			return err
+		}
+		up = above.Tree
+	}
+	return nil
+}
+
+// mover is an entry that is to get into another tree: its index, and why it does not, if it leads to no subvolume.
+type mover struct {
+	index uint64
+	stays error
+}
+
+// mover looks at an entry. A subvolume that is read-only is an error: it comes before what stays for another reason.
+func (r *move) mover(ctx context.Context, at Place, e *inode.Entry) (mover, error) {
+	if !e.IsSubvol() {
+		return mover{stays: fmt.Errorf("%q is no subvolume and stays in tree %d: %w", e.Name, at.Tree, fserr.ErrCrossDevice)}, nil
 	}
 	id := e.Subvol()
 	place, index, ok, err := r.m.backref(ctx, id)
 	if err != nil {
-		return 0, err
+		return mover{}, err
 	}
 	if !ok || place != at {
-		return 0, fmt.Errorf("%q only stands for subvolume %d, which is elsewhere or gone: %w", e.Name, id, fserr.ErrCrossDevice)
-	}
-	for up := into; up != ondisk.FSTree; {
-		if up == id {
-			return 0, fmt.Errorf("subvolume %d into itself: %w", id, fserr.ErrInvalid)
-		}
-		above, _, ok, err := r.m.backref(ctx, up)
-		if err != nil {
-			return 0, err
-		}
-		if !ok {
-			break
-		}
-		up = above.Tree
+		return mover{stays: fmt.Errorf("%q only stands for subvolume %d, which is elsewhere or gone: %w", e.Name, id, fserr.ErrCrossDevice)}, nil
 	}
 	root, err := r.m.db.Root(ctx, id)
 	if err != nil {
-		return 0, err
+		return mover{}, err
 	}
 	if item := root.Snapshot(); item.Flags()&ondisk.RootSubvolReadonly != 0 {
-		return 0, fmt.Errorf("subvolume %d is read-only and stays in its directory: %w", id, fserr.ErrReadOnly)
+		return mover{}, fmt.Errorf("subvolume %d is read-only and stays in its directory: %w", id, fserr.ErrReadOnly)
 	}
-	return index, nil
+	return mover{index: index}, nil
 }
 
 // run carries it out; every refusal has been made.
