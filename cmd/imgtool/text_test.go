@@ -1,9 +1,20 @@
 package main
 
 import (
+	"bytes"
+	"errors"
 	"strings"
 	"testing"
 )
+
+// TestReportIsOneLine: whatever errors are joined or quote, what is said of them is one line.
+func TestReportIsOneLine(t *testing.T) {
+	var said bytes.Buffer
+	err := errors.Join(errors.New("one"), errors.New("two\nthree\n"))
+	if status := newApp(t.Context(), nil, nil, &said).report(t.Context(), err); status != exitFailed || said.String() != "imgtool: one; two; three\n" {
+		t.Errorf("status %d: %q", status, said.String())
+	}
+}
 
 func TestModeString(t *testing.T) {
 	for _, c := range []struct {

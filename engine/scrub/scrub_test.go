@@ -321,6 +321,38 @@ func TestFaults(t *testing.T) {
 
 var errFault = fmt.Errorf("no luck")
 
+// TestRepairLasts: what is repaired is flushed before the scrub ends, and read back: a device that tears a write and does
+// not say so is found out. Superblocks, tree blocks and data alike.
+func TestRepairLasts(t *testing.T) {
+	good := image(t, ondisk.BGDup)
+	list, vol := blocks(t, good)
+	tree, err := vol.Place(list[len(list)/2].addr, 1)
+	must(t, err)
+	data, err := vol.Place(firstData(t, good), 1)
+	must(t, err)
+	for what, at := range map[string]int64{"tree block": int64(tree.Offset), "data": int64(data.Offset), "superblock": int64(ondisk.SuperOffsets[1])} {
+		damaged := good.Clone()
+		_, err := damaged.WriteAt(t.Context(), bytes.Repeat([]byte("spoilt "), 4096/7), at)
+		must(t, err)
+
+		rec := disk.NewRecorder(damaged.Clone())
+		r, fs := run(t, rec, true)
+		if n, repaired := r.Errors(); n != 1 || repaired != 1 {
+			t.Errorf("%s: %+v", what, fs)
+		}
+		if log := rec.Entries(); len(log) < 2 || log[len(log)-1].Op != disk.OpFlush {
+			t.Errorf("%s: the last of %d operations is no flush", what, len(log))
+		}
+
+		f := disk.NewFaults(damaged.Clone(), 1)
+		f.SetRules(disk.Rule{Ops: []disk.Op{disk.OpWrite}, Off: at, Len: 4096, Torn: true})
+		r, fs = run(t, f, true)
+		if n, repaired := r.Errors(); len(f.Injections()) != 1 || n != 1 || repaired != 0 || fs[0].NoRepair == nil {
+			t.Errorf("%s, and a torn write: %+v", what, fs)
+		}
+	}
+}
+
 func flip(ctx context.Context, dev disk.Device, at int64) error {
 	b := make([]byte, 1)
 	if _, err := dev.ReadAt(ctx, b, at); err != nil {
