@@ -228,3 +228,32 @@ func TestPreallocatedInParts(t *testing.T) {
 	}
 	finish(t, fs, img)
 }
+
+// TestPreallocationIsNoChange: preallocated extents alone change neither what a file holds nor its times. Those come with
+// the size, in the last of the transactions that Fallocate takes; a commit between them shows the file as it was. Here the
+// second one finds no space.
+func TestPreallocationIsNoChange(t *testing.T) {
+	const gap = 64 << 10
+	ctx := t.Context()
+	img, fs := create(t, 128<<20, nil)
+	tree, err := fs.Subvolume(ctx, ondisk.FSTree)
+	must(t, err)
+	ino, err := tree.Create(ctx, inode.RootDir, "file", inode.Attr{Mode: 0o644})
+	must(t, err)
+	_, err = tree.WriteAt(ctx, ino, bytes.Repeat([]byte("data"), 1024), gap)
+	must(t, err)
+	was, err := tree.Inode(ctx, ino)
+	must(t, err)
+	if err := tree.Fallocate(ctx, ino, 0, 1<<30, false); !errors.Is(err, fserr.ErrNoSpace) {
+		t.Fatalf("preallocating 1 GiB of 128 MiB: %v", err)
+	}
+	is, err := tree.Inode(ctx, ino)
+	must(t, err)
+	if is.NBytes() != was.NBytes()+gap {
+		t.Errorf("%d bytes are allocated, want %d and the gap of %d", is.NBytes(), was.NBytes(), gap)
+	}
+	if is.Size() != was.Size() || is.MTime() != was.MTime() || is.CTime() != was.CTime() {
+		t.Errorf("size %d, times %v and %v; before %d, %v and %v", is.Size(), is.MTime(), is.CTime(), was.Size(), was.MTime(), was.CTime())
+	}
+	finish(t, fs, img)
+}

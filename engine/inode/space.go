@@ -210,6 +210,6 @@ func (o *op) preallocate(ctx context.Context, ino ondisk.ObjectID, it *ondisk.In
 		}
 	}
 	e := Extent{Start: at, Len: n, Type: ondisk.FileExtentPrealloc, Addr: addr, DiskLen: n, RAMBytes: n}
-	c := change{exts: hit, start: at, end: at + n, with: []Extent{e}, size: it.Size(), flags: ondisk.InodePrealloc}
+	c := change{exts: hit, start: at, end: at + n, with: []Extent{e}, size: it.Size(), flags: ondisk.InodePrealloc, quiet: true}
 	return at + n, o.record(o.start(ctx), ino, &c, nil, nil)
 }
