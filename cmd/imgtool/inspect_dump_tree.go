@@ -12,12 +12,15 @@ import (
 	"imgtool/engine/ondisk"
 )
 
+const dumpTreeLong = `Print trees, one tree, or single blocks, as ` + "`btrfs inspect-internal dump-tree`" + ` does. Where a block
+cannot be read the output has a line that begins with "ERROR: skipped:", and the exit status is 3.`
+
 func (a *app) dumpTreeCmd() *cobra.Command {
 	var tree string
 	var blocks []uint
 	var o inspect.Options
 	cmd := &cobra.Command{
-		Use: "dump-tree [-t TREE] [-b BLOCK]... IMAGE", Short: "print trees, one tree, or single blocks", Args: args(1, 1),
+		Use: "dump-tree [-t TREE] [-b BLOCK]... IMAGE", Short: "print trees, one tree, or single blocks", Long: dumpTreeLong, Args: args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if tree != "" {
 				var err error
@@ -32,7 +35,6 @@ func (a *app) dumpTreeCmd() *cobra.Command {
 				return usagef(cmd, "--follow needs a block: add -b BLOCK")
 			}
 			o.Banner = banner()
-			o.Warn = func(err error) { a.warn(err.Error()) }
 			return a.read(cmd.Context(), args[0], func(s *session) error {
 				err := inspect.DumpTree(cmd.Context(), a.out, rawBlocks{s}, o)
 				return advise(err, fs.ErrNotExist, "`dump-tree -r` shows the trees there are")

@@ -123,7 +123,7 @@ var commands = []command{
 		return fs.Send(ctx, out, engine.SendOptions{Path: "snap"})
 	})},
 	{"dump-tree", opened(func(ctx context.Context, _ testing.TB, fs *engine.FS, out io.Writer) error {
-		return inspect.DumpTree(ctx, out, blocks{fs}, inspect.Options{Warn: func(error) {}})
+		return inspect.DumpTree(ctx, out, blocks{fs}, inspect.Options{})
 	})},
 }
 

@@ -17,7 +17,7 @@ import (
 
 // Reader gives access to a file system. A block that ReadTreeBlock returns belongs to the caller: it stays valid and
 // unchanged as long as it is used. The checks that the reader makes decide what can be printed: a block it refuses
-// becomes a warning.
+// is skipped.
 type Reader interface {
 	Super() ondisk.SuperBlock
 	ReadTreeBlock(ctx context.Context, addr ondisk.Logical) (ondisk.Block, error)
@@ -34,12 +34,11 @@ type Options struct {
 	HideNames bool             // no names of files, subvolumes and xattrs
 	Banner    string           // first line, such as the program's name and version; "" none
 	Location  *time.Location   // of the printed times; nil means local time
-	Warn      func(error)      // told of each block that could not be printed; nil drops it
 }
 
 // DumpTree prints what o asks for, in the order of btrfs-progs: root tree, chunk tree, log root tree, then every tree
-// that a ROOT_ITEM names. Blocks that cannot be read are skipped; the error at the end joins the first such findings
-// and counts the others. Errors of w and of ctx end the dump at once.
+// that a ROOT_ITEM names. Blocks that cannot be read are skipped, with a line in their place that says why; the error at the
+// end joins the first such findings and counts the others. Errors of w and of ctx end the dump at once.
 func DumpTree(ctx context.Context, w io.Writer, r Reader, o Options) error {
 	sb := r.Super()
 	d := &dumper{r: r, o: &o, sb: &sb, p: newPrinter(w, &sb, &o)}
@@ -79,9 +78,7 @@ func (d *dumper) warn(err error) {
 	if d.count++; len(d.bad) < maxFindings {
 		d.bad = append(d.bad, err)
 	}
-	if d.o.Warn != nil {
-		d.o.Warn(err)
-	}
+	d.p.line("ERROR: skipped: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 }
 
 func (d *dumper) findings() error {
