@@ -66,6 +66,9 @@ func readSuper(ctx context.Context, dev disk.Device, o Options) (*ondisk.SuperBl
 		if o.Copy != 0 && i != o.Copy {
 			continue
 		}
+		if o.Copy != 0 && int64(off)+ondisk.SuperSize > dev.Size() { // no damage: it has never been there
+			return nil, fmt.Errorf("a device of %d bytes has no superblock copy %d, which would lie at %d: %w", dev.Size(), i, off, fserr.ErrInvalid)
+		}
 		sb, err := readSuperCopy(ctx, dev, off, o.CheckSuper)
 		if err != nil {
 			if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
